@@ -1,0 +1,114 @@
+"""Every setting in one frozen object, read once at the edge and handed down.
+
+Each field is also the environment variable `NIGHTSHIFT_<FIELD>`; command-line flags win.
+docs/settings.md is generated from the descriptions here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import SettingsError
+
+ENV_PREFIX = "NIGHTSHIFT_"
+GIB = 1024**3
+MIB = 1024**2
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """All settings; build it with `load_settings`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(
+        default_factory=lambda: user_data_path("nightshift"),
+        description="Folder of the SQLite database and of the registry.",
+    )
+    database_url: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL; unset: SQLite in the home folder.",
+    )
+    broker_url: str | None = Field(
+        default=None,
+        description="redis:// or rediss:// URL of the queue; unset: in-process doorbell.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+
+    lease_ttl_s: Seconds = Field(90, description="A lease that is not renewed ends after this.")
+    renew_period_s: Seconds = Field(15, description="How often a worker renews its leases.")
+    sweep_period_s: Seconds = Field(15, description="How often expired leases are looked for.")
+    dispatch_timeout_s: Seconds = Field(
+        120, description="A dispatched chunk that nobody claims is dispatched again after this."
+    )
+    window_per_worker: Count = Field(4, description="Dispatched chunks per live worker at most.")
+    chunk_requests: Count = Field(64, description="Requests of one chunk at most.")
+    micro_batch_requests: Count = Field(
+        32, description="Finished requests that may be uncommitted at most."
+    )
+    micro_batch_s: Seconds = Field(1, description="A finished request is committed after this.")
+    max_crashes: Count = Field(3, description="A chunk whose engine crashed so often is given up.")
+    stall_timeout_s: Seconds = Field(
+        60, description="An engine without progress for so long is restarted."
+    )
+    load_timeout_s: Seconds = Field(1800, description="Time that loading a model may take.")
+    drain_timeout_s: Seconds = Field(25, description="Time that a stopping worker may take.")
+
+    max_file_requests: Count = Field(50_000, description="Requests of one file at most.")
+    max_file_bytes: Count = Field(200 * MIB, description="Bytes of one file at most.")
+    max_line_bytes: Count = Field(MIB, description="Bytes of one line at most.")
+
+    threads: Count | None = Field(None, description="Compute threads; unset: all usable cores.")
+    max_sequences: Count = Field(96, description="Sequences that the engine runs at once at most.")
+    step_tokens: Count = Field(512, description="Tokens of one engine step at most.")
+    kv_cache_bytes: Count | None = Field(
+        None, description="Memory of the KV cache; unset: what is free, less a reserve."
+    )
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database to use, the default filled in."""
+        return self.database_url or f"sqlite:///{self.home / 'nightshift.db'}"
+
+    @property
+    def registry_path(self) -> Path:
+        """Where artifacts are kept."""
+        return self.home / "registry"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Read NIGHTSHIFT_ variables, then apply the overrides that are not None (the flags).
+
+    Raises SettingsError that names the variable, when one is unknown or its value is unusable.
+    """
+    values = _from_environment(os.environ if environ is None else environ)
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = ENV_PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name} cannot be used: {first['msg']}") from exc
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name not in Settings.model_fields:
+            raise SettingsError(f"{variable} is not a setting; `nightshift doctor` lists them all")
+        if value != "":
+            values[name] = value
+    return values

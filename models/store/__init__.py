@@ -1,0 +1,3 @@
+"""All queries of the project: each function is one transaction."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Workers: Celery process, engine process, backends, engine and models."""
+
+from __future__ import annotations

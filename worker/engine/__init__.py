@@ -1,0 +1,3 @@
+"""Continuous batching over token ids. Must not know Celery, SQL, HTTP or settings."""
+
+from __future__ import annotations
