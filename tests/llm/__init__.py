@@ -1,0 +1,3 @@
+"""Tests of the model side: numerics against transformers, artifacts, registry, Hub, tokenizer."""
+
+from __future__ import annotations

@@ -1,0 +1,69 @@
+"""Small random Llama models in Hugging Face format, made by transformers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from models.model_key import Weights
+from worker.llm.checkpoint import Checkpoint
+from worker.llm.config import read_model_config
+from worker.llm.convert import convert
+from worker.llm.llama import Llama
+from worker.llm.loading import build_model
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "mha": {"num_key_value_heads": 4},
+    "gqa": {"num_key_value_heads": 2},
+    "mqa": {"num_key_value_heads": 1},
+    "tied": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "llama3-rope": {"num_key_value_heads": 2, "rope_parameters": LLAMA3_ROPE},
+    "biases": {"num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True},
+    "wide-heads": {"num_key_value_heads": 2, "head_dim": 32},
+}
+
+
+def make_reference(**options: Any) -> LlamaForCausalLM:
+    """A random model of transformers, with weights large enough that logits differ clearly."""
+    torch.manual_seed(7)
+    settings: dict[str, Any] = {
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "intermediate_size": 112,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.15,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**(settings | options))).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:  # transformers starts them as 0 and 1
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def save_reference(model: LlamaForCausalLM, folder: Path) -> Path:
+    """Write the model as a Hugging Face folder."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def in_memory(folder: Path, weights: Weights) -> Llama:
+    """Our model of a folder, without an artifact between."""
+    config = read_model_config(folder)
+    return build_model(config, weights, dict(convert(config, weights, Checkpoint(folder))))

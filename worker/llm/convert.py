@@ -1,0 +1,128 @@
+"""From a checkpoint's tensors to the tensors of an artifact, one after the other.
+
+Query, key and value become one matrix, gate and up another, so that each input is read (and
+quantized) once. Peak memory is one such matrix, not the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.errors import UnsupportedModel
+from models.model_key import Weights
+from worker.llm.config import ModelConfig
+from worker.llm.quantize import quantize_linear
+
+
+class TensorSource(Protocol):
+    """Where the tensors of a checkpoint come from."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One matrix of the checkpoint inside a concatenated one."""
+
+    name: str
+    outputs: int
+
+
+def compute_dtype(weights: Weights) -> torch.dtype:
+    """The type of activations, norms and embeddings for linears in `weights`."""
+    return torch.float32 if weights is Weights.FP32 else torch.bfloat16
+
+
+def convert(
+    config: ModelConfig, weights: Weights, source: TensorSource
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of the artifact by name.
+
+    Raises UnsupportedModel when a tensor is missing or has another shape than config.json says.
+    """
+    dtype = compute_dtype(weights)
+    hidden = config.hidden_size
+    embedding = _checked(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
+    yield "embedding.weight", embedding.to(dtype)
+    for index in range(config.num_layers):
+        yield from _convert_layer(config, weights, source, index)
+    yield "norm.weight", _checked(source, "model.norm.weight", (hidden,)).to(dtype)
+    if not config.tie_word_embeddings:
+        head = _checked(source, "lm_head.weight", (config.vocab_size, hidden))
+        yield from _stored("lm_head", head, None, weights)
+    elif weights in (Weights.INT8, Weights.INT4):
+        yield from _stored("lm_head", embedding, None, weights)
+
+
+def _convert_layer(
+    config: ModelConfig, weights: Weights, source: TensorSource, index: int
+) -> Iterator[tuple[str, Tensor]]:
+    old, new = f"model.layers.{index}", f"layers.{index}"
+    dtype = compute_dtype(weights)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    for norm, stored in (
+        ("input_layernorm", "attention_norm"),
+        ("post_attention_layernorm", "mlp_norm"),
+    ):
+        tensor = _checked(source, f"{old}.{norm}.weight", (hidden,))
+        yield f"{new}.{stored}.weight", tensor.to(dtype)
+    attention, mlp = f"{old}.self_attn", f"{old}.mlp"
+    linears: Mapping[str, tuple[Sequence[Part], int, bool]] = {
+        "qkv": (
+            (
+                Part(f"{attention}.q_proj", queries),
+                Part(f"{attention}.k_proj", pairs),
+                Part(f"{attention}.v_proj", pairs),
+            ),
+            hidden,
+            config.attention_bias,
+        ),
+        "output": ((Part(f"{attention}.o_proj", hidden),), queries, config.attention_bias),
+        "gate_up": (
+            (Part(f"{mlp}.gate_proj", inner), Part(f"{mlp}.up_proj", inner)),
+            hidden,
+            config.mlp_bias,
+        ),
+        "down": ((Part(f"{mlp}.down_proj", hidden),), inner, config.mlp_bias),
+    }
+    for name, (parts, inputs, biased) in linears.items():
+        weight = _joined(
+            [_checked(source, f"{part.name}.weight", (part.outputs, inputs)) for part in parts]
+        )
+        bias = None
+        if biased:
+            bias = _joined(
+                [_checked(source, f"{part.name}.bias", (part.outputs,)) for part in parts]
+            )
+        yield from _stored(f"{new}.{name}", weight, bias, weights)
+
+
+def _stored(
+    name: str, weight: Tensor, bias: Tensor | None, weights: Weights
+) -> Iterator[tuple[str, Tensor]]:
+    for suffix, tensor in quantize_linear(weight, weights).items():
+        yield f"{name}.{suffix}", tensor
+    if bias is not None:
+        yield f"{name}.bias", bias.to(compute_dtype(weights))
+
+
+def _checked(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
+    tensor = source.tensor(name)
+    if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+        raise UnsupportedModel(
+            f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {shape} of floating point: "
+            "config.json and weights do not belong together, download the model again"
+        )
+    return tensor
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
