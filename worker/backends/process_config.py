@@ -1,0 +1,27 @@
+"""What an engine process is started with; it travels as one JSON argument.
+
+Must not know torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from models.generation import Frozen
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class EngineProcessConfig(Frozen):
+    """One engine over one artifact. None: decided from what the machine really has."""
+
+    artifact: Path
+    threads: Count | None = None
+    max_sequences: Count = 96
+    step_tokens: Count = 512
+    kv_cache_bytes: Count | None = None
+    prefix_cache: bool = True
+    backend: Literal["native"] = "native"
