@@ -41,6 +41,10 @@ class Settings(BaseModel):
         default=None,
         description="redis:// or rediss:// URL of the queue; unset: in-process doorbell.",
     )
+    model: str | None = Field(
+        default=None,
+        description="NAME:WEIGHTS that a worker started with plain `celery worker` serves.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level that is logged."
     )
