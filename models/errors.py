@@ -21,7 +21,8 @@ NightshiftError                  exit 1
 ├── LeaseLost                             another worker may hold the chunk now
 └── EngineError                           the engine process
     ├── EngineCrashed
-    └── EngineStalled
+    ├── EngineStalled
+    └── EngineGivenUp
 """
 
 from __future__ import annotations
@@ -148,3 +149,7 @@ class EngineCrashed(EngineError):
 
 class EngineStalled(EngineError):
     """The engine process is alive and makes no progress."""
+
+
+class EngineGivenUp(EngineError):
+    """The engine process crashed too often; the worker leaves service."""
