@@ -1,0 +1,59 @@
+# Every chore of the project is one target, the same for people and for CI: `make help`.
+#
+# PYTHON       the interpreter to build .venv with (default: python3.11, else python3 from 3.11 on)
+# TORCH_INDEX  an extra package index for torch, see README.md (default: none)
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := cli models worker tests tools
+PYTHON ?=
+TORCH_INDEX ?=
+# Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help install demo test lint format servers doctor lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## create .venv and install the project with its pinned dependencies
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@tools/create_venv.sh $(VENV) $(PYTHON)
+	@echo "Installing into $(VENV): torch alone is some 200 MB, this can take minutes."
+	$(PIP_INSTALL) --editable '.[worker,dev]'
+	@touch $@
+
+# The demo keeps its database and registry in the checkout, not in the user's data folder.
+demo: export NIGHTSHIFT_HOME = $(CURDIR)/.nightshift
+demo: install  ## answer 200 prompts with the demo model, int8, without any server
+	$(BIN)/nightshift run examples/prompts.jsonl -o demo-output.jsonl \
+		--model examples/demo-model --weights int8
+
+test: lint servers  ## check format, lint and types, then run all tests on real servers
+	$(BIN)/python -m pytest
+
+lint: install  ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)
+
+format: install  ## rewrite the code in the project's format, fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+servers:  ## see that Redis and PostgreSQL are installed for the tests (as root: install them)
+	@tools/ensure_servers.sh
+
+doctor: install  ## show what works on this machine
+	$(BIN)/nightshift doctor
+
+lock:  ## write constraints.txt anew, from the newest versions that pyproject.toml allows
+	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $(PYTHON)
+
+clean:  ## remove what demo and tests left behind, and the caches; .venv stays
+	rm -rf .nightshift demo-output*.jsonl .pytest_cache .mypy_cache .ruff_cache .hypothesis
