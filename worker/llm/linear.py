@@ -1,24 +1,31 @@
 """The linear layers at run time, one class per format of the weights.
 
-Each is built from the tensors that `quantize.py` stored and knows nothing of files.
+Each is built from the tensors that `quantize.py` stored and packs them for its kernel; none knows
+files. No result depends on another row of the same call for int8: its sums are exact integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.model_key import Weights
+from worker.llm.quantize import INT4_ZERO, unpack_nibbles
+
+INT4_ROW_MULTIPLE = 16  # what the int4 kernel wants of the number of outputs
+INT4_PACK_ROWS = 4096  # a multiple of every kernel's block of outputs (16, 32 or 64)
 
 
 class Linear(Protocol):
     """y = x Wᵀ + b for rows x (M, K); W (N, K) is kept in whatever form the kernel wants."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Multiply the rows; the result (M, N) has the compute dtype."""
+        """Multiply the rows; returns (M, N)."""
         ...
 
     @property
@@ -42,7 +49,131 @@ class FloatLinear:
         return self._weight.nbytes
 
 
-def build_linear(stored: Mapping[str, Tensor], weights: Weights) -> Linear:
-    """The layer of stored tensors `weight`, optional `bias`, and what the format adds to them."""
+class Int8Linear:
+    """int8 weights, activations quantized to 8 bits per row: oneDNN's u8 × s8 matmul.
+
+    The activations must be unsigned around a zero point: with signed ones oneDNN silently takes a
+    reference loop that is thousands of times slower.
+    """
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, output_dtype: torch.dtype
+    ) -> None:
+        """Pack weight (N, K) int8 with scale (N,) float32."""
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        self._scale = scale
+        self._zero_points = torch.zeros(scale.shape, dtype=torch.int64)
+        self._bias = bias
+        self._output_dtype = output_dtype
+        self._limit = activation_limit()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values, scale = quantize_activations(x, self._limit)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            values,
+            1.0,  # scale of x: applied per row below
+            self._limit + 1,  # zero point of x
+            self._packed,
+            self._scale,
+            self._zero_points,
+            None,  # the bias is added after the row's scale
+            1.0,  # output scale and zero point: none
+            0,
+            self._output_dtype,
+            "none",  # nothing fused behind it
+            [],
+            "",
+        )
+        y.mul_(scale.to(self._output_dtype))
+        return y if self._bias is None else y.add_(self._bias)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._packed.numel() + self._scale.nbytes + self._zero_points.nbytes
+
+
+class Int4Linear:
+    """int4 weights in groups along the inputs, activations exact: ATen's int4 matmul."""
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """Pack weight (N, K'/2) uint8 with scale (N, K'/group), as `quantize_linear` stores them.
+
+        The packing follows this machine's instruction set, so it is made here and never stored.
+        """
+        self._outputs = weight.size(0)
+        self._inputs = weight.size(1) * 2  # K'
+        self._group = self._inputs // scale.size(1)
+        self._packed = _pack_int4(weight)
+        missing = self._packed.size(0) - self._outputs
+        scale = F.pad(scale, (0, 0, 0, missing)).t()  # (K'/group, N')
+        self._scale_and_zero = torch.stack((scale, torch.zeros_like(scale)), dim=-1).contiguous()
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.size(1) != self._inputs:
+            x = F.pad(x, (0, self._inputs - x.size(1)))
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.contiguous(), self._packed, self._group, self._scale_and_zero
+        )
+        y = y[:, : self._outputs]
+        return y if self._bias is None else y + self._bias
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._packed.nbytes + self._scale_and_zero.nbytes
+
+
+def build_linear(
+    stored: Mapping[str, Tensor], weights: Weights, *, output_dtype: torch.dtype = torch.bfloat16
+) -> Linear:
+    """The layer of the tensors `quantize_linear` made, and of an optional `bias`.
+
+    `output_dtype` is what an int8 layer returns; the others return the type of their input.
+    """
     bias = stored.get("bias")
+    if weights is Weights.INT8:
+        return Int8Linear(stored["weight"], stored["scale"], bias, output_dtype)
+    if weights is Weights.INT4:
+        return Int4Linear(stored["weight"], stored["scale"], bias)
     return FloatLinear(stored["weight"], bias)
+
+
+def quantize_activations(x: Tensor, limit: int = 127) -> tuple[Tensor, Tensor]:
+    """Rows (M, K) as uint8 around the zero point `limit` + 1, and the scale (M, 1) of each row.
+
+    The scale is rounded to bfloat16 first, so that multiplying a bfloat16 result by it is exact
+    but for one rounding.
+    """
+    wide = x.float()
+    scale = wide.abs().amax(dim=1, keepdim=True).div_(limit).to(torch.bfloat16).float()
+    scale = scale.clamp_min_(1e-30)  # a row of zeros
+    values = wide.div(scale).round_().clamp_(-limit, limit).add_(limit + 1)
+    return values.to(torch.uint8), scale
+
+
+@cache
+def activation_limit() -> int:
+    """The greatest quantized activation that is summed exactly here: 127 with VNNI, else 63.
+
+    CPUs without VNNI add pairs of products in 16 bits, which saturate: 2 * 255 * 127 does not fit,
+    2 * 127 * 127 does. Found by trying, because it is oneDNN that chooses the instructions.
+    """
+    weight = torch.full((16, 64), 127, dtype=torch.int8)
+    layer = torch.ops.onednn.qlinear_prepack(weight, None)
+    x = torch.full((1, 64), 255, dtype=torch.uint8)
+    ones, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+    y = torch.ops.onednn.qlinear_pointwise(
+        x, 1.0, 128, layer, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return 127 if bool((y == 64 * 127 * 127).all()) else 63
+
+
+def _pack_int4(weight: Tensor) -> Tensor:
+    """ATen's packing (N', K'/2) of stored nibbles; N' is N filled up to a multiple of 16."""
+    weight = F.pad(weight, (0, 0, 0, -weight.size(0) % INT4_ROW_MULTIPLE), value=INT4_ZERO * 17)
+    packed = torch.empty_like(weight)
+    for start in range(0, weight.size(0), INT4_PACK_ROWS):  # the kernel's input is 8 times as big
+        rows = slice(start, start + INT4_PACK_ROWS)
+        values = unpack_nibbles(weight[rows]).to(torch.int32)
+        packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
+    return packed

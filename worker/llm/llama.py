@@ -93,7 +93,7 @@ class Llama:
         heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         qkv = qkv.view(-1, heads + 2 * kv_heads, self.config.head_dim)
         rotated = rotate(qkv[:, : heads + kv_heads], *rotation)  # queries and keys at once
-        query, keys = rotated.split([heads, kv_heads], dim=1)
+        query, keys = rotated[:, :heads], rotated[:, heads:]
         cache.write(layer, slots, keys, qkv[:, heads + kv_heads :])
         out = attend(query, cache.keys[layer], cache.values[layer], plan)  # (T, heads, d)
         return out.flatten(1)

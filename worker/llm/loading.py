@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from models.errors import ArtifactError
@@ -56,4 +57,6 @@ def _build_linear(
         if default is None or weights not in (Weights.FP32, Weights.BF16):
             raise KeyError(f"{name}.weight")
         parts["weight"] = default
-    return build_linear(parts, weights)
+    # int8 logits come out of integers: rounding them to bf16 would only lose
+    output_dtype = torch.float32 if name == "lm_head" else torch.bfloat16
+    return build_linear(parts, weights, output_dtype=output_dtype)
