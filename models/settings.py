@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from models.errors import SettingsError
+from models.spelling import closest
 
 ENV_PREFIX = "NIGHTSHIFT_"
 GIB = 1024**3
@@ -27,11 +35,12 @@ Count = Annotated[int, Field(ge=1)]
 class Settings(BaseModel):
     """All settings; build it with `load_settings`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    home: Path = Field(
+    home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=lambda: user_data_path("nightshift"),
-        description="Folder of the SQLite database and of the registry.",
+        description="Folder of the SQLite database and of the registry; unset: the user's data "
+        "folder of the platform.",
     )
     database_url: str | None = Field(
         default=None,
@@ -79,6 +88,16 @@ class Settings(BaseModel):
         None, description="Memory of the KV cache; unset: what is free, less a reserve."
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.renew_period_s >= self.lease_ttl_s:
+            raise ValueError(
+                f"a lease of {self.lease_ttl_s:g} s ends before it is renewed, every "
+                f"{self.renew_period_s:g} s; set NIGHTSHIFT_RENEW_PERIOD_S to at most a third of "
+                "NIGHTSHIFT_LEASE_TTL_S"
+            )
+        return self
+
     @property
     def resolved_database_url(self) -> str:
         """The database to use, the default filled in."""
@@ -93,26 +112,42 @@ class Settings(BaseModel):
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
     """Read NIGHTSHIFT_ variables, then apply the overrides that are not None (the flags).
 
-    Raises SettingsError that names the variable, when one is unknown or its value is unusable.
+    Raises SettingsError that names the variable or flag whose name or value cannot be used.
     """
     values = _from_environment(os.environ if environ is None else environ)
-    values.update({name: value for name, value in overrides.items() if value is not None})
+    flags = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate({**values, **flags})
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        name = ENV_PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name} cannot be used: {first['msg']}") from exc
+        raise SettingsError(_advice(exc, flags)) from exc
+
+
+def variable_name(field: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + field.upper()
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    known = {variable_name(name): name for name in Settings.model_fields}
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX):
             continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
-        if name not in Settings.model_fields:
-            raise SettingsError(f"{variable} is not a setting; `nightshift doctor` lists them all")
+        if variable not in known:
+            near = closest(variable.removeprefix(ENV_PREFIX).lower(), Settings.model_fields)
+            advice = f"did you mean {variable_name(near)}?" if near else "see docs/settings.md"
+            raise SettingsError(f"{variable} is not a setting; {advice}")
         if value != "":
-            values[name] = value
+            values[known[variable]] = value
     return values
+
+
+def _advice(exc: ValidationError, flags: Mapping[str, object]) -> str:
+    """Pydantic's first complaint with the name under which the user gave the value."""
+    first = exc.errors(include_url=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    field = str(first["loc"][0])
+    name = f"--{field.replace('_', '-')}" if field in flags else variable_name(field)
+    return f"{name} is {first['input']!r}; {reason.replace('Input should', 'it should')}"

@@ -14,6 +14,7 @@ from typing import Never
 
 MAX_DEPTH = 32
 _SHOWN_CHARACTERS = 40
+_SHOWN_PATH = 120
 
 
 class StrictJsonError(ValueError):
@@ -69,7 +70,7 @@ def _children(value: dict[str, object] | list[object], where: str) -> Iterator[t
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
         return
     for key, item in value.items():
-        _check_text(key, f"{where}.{shown(key)}")
+        _check_text(key, f"{where}.{key}")
         yield f".{key}", item
 
 
@@ -83,7 +84,8 @@ def _check_text(text: str, where: str) -> None:
 
 
 def _named(where: str) -> str:
-    return f"field {where.removeprefix('.')}" if where else "the value"
+    path = json.dumps(where)[1:-1]  # printable, whatever the keys are
+    return f"field {path.removeprefix('.')[:_SHOWN_PATH]}" if where else "the value"
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
