@@ -193,10 +193,10 @@ def run_probe(max_isa: str) -> tuple[list[str], int, float]:
 
 def test_int8_runs_on_a_fast_kernel_and_never_on_the_reference_loop() -> None:
     kernels, limit, worst = run_probe("DEFAULT")
-    assert len(kernels) == 16  # 3 layers × 5 widths and the trial of the activation limit
+    assert len(kernels) == 16  # 3 layers in 5 widths and the trial of the activation limit
     assert not [kernel for kernel in kernels if "ref" in kernel]
     assert worst < 1e-4
-    if torch.cpu._is_vnni_supported():  # elsewhere oneDNN has no brgemm for u8 × s8 to choose
+    if torch.cpu._is_vnni_supported():  # elsewhere oneDNN has no brgemm for u8 by s8 to choose
         assert limit == 127
         assert all(kernel.startswith("brg") for kernel in kernels), kernels
 

@@ -50,7 +50,7 @@ class FloatLinear:
 
 
 class Int8Linear:
-    """int8 weights, activations quantized to 8 bits per row: oneDNN's u8 × s8 matmul.
+    """int8 weights, activations quantized to 8 bits per row: oneDNN's u8 by s8 matmul.
 
     The activations must be unsigned around a zero point: with signed ones oneDNN silently takes a
     reference loop that is thousands of times slower.
@@ -89,7 +89,8 @@ class Int8Linear:
 
     @property
     def weight_bytes(self) -> int:
-        return self._packed.numel() + self._scale.nbytes + self._zero_points.nbytes
+        packed_bytes: int = self._packed.numel()  # int8; nbytes is not known of oneDNN's layout
+        return packed_bytes + self._scale.nbytes + self._zero_points.nbytes
 
 
 class Int4Linear:

@@ -17,7 +17,7 @@ from models.model_key import Weights
 CHUNK_ELEMENTS = 1 << 24  # rows are independent, so a large matrix is done in pieces of 64 MB
 INT8_LIMIT = 127
 INT4_GROUPS = (128, 64, 32)  # what the kernel of `Int4Linear` takes, the preferred one first
-INT4_ZERO = 8  # a stored nibble 0…15 means −8…7
+INT4_ZERO = 8  # a stored nibble 0…15 means -8…7
 # Of every group's scales the one with the least squared error is kept. Measured on normal weights,
 # these four come within 1 % of a search over sixteen.
 INT4_TRIES = (1.0, 0.94, 0.88, 0.82)
@@ -47,14 +47,15 @@ def dequantize_int4(weight: Tensor, scale: Tensor) -> Tensor:
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
     """From (N, K/2) bytes to (N, K) values 0…15."""
-    return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)
+    low, high = packed.bitwise_and(15), packed.bitwise_right_shift(4)
+    return torch.stack((low, high), dim=-1).flatten(1)
 
 
 def _by_rows(
     weight: Tensor, quantize_rows: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
     rows = max(1, CHUNK_ELEMENTS // weight.size(1))
-    done = [quantize_rows(chunk.to(torch.float32)) for chunk in weight.split(rows)]
+    done = [quantize_rows(chunk.to(torch.float32)) for chunk in torch.split(weight, rows)]
     values, scales = zip(*done, strict=True)
     return {"weight": torch.cat(values), "scale": torch.cat(scales)}
 
@@ -69,16 +70,16 @@ def _int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _int4_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
     group = next(size for size in INT4_GROUPS if weight.size(1) % size == 0)
-    grouped = weight.unflatten(1, (-1, group))  # (N, K'/group, group)
+    grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
     scale = _int4_scale(grouped)  # (N, K'/group, 1)
     values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
     return values[:, 0::2] | (values[:, 1::2] << 4), scale.squeeze(-1)
 
 
 def _int4_scale(grouped: Tensor) -> Tensor:
-    """The best of a few scales that put the value farthest from zero at or beyond −8.
+    """The best of a few scales that put the value farthest from zero at or beyond -8.
 
-    A scale may be negative: −8 is the only end with eight steps, whatever that value's sign.
+    A scale may be negative: -8 is the only end with eight steps, whatever that value's sign.
     """
     low, high = grouped.aminmax(dim=-1, keepdim=True)
     base = torch.where(-low >= high, low, high) / -INT4_ZERO
