@@ -1,0 +1,3 @@
+"""Backends and the engine process."""
+
+from __future__ import annotations

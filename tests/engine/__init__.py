@@ -1,0 +1,3 @@
+"""The engine: scheduling, blocks, sampling, and equality with transformers."""
+
+from __future__ import annotations

@@ -1,0 +1,184 @@
+"""Continuous batching over one model: token ids in, token ids out.
+
+Knows nothing of text, processes or time limits. One thread calls all methods.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from models.generation import FinishReason
+from worker.engine.config import EngineConfig
+from worker.engine.request import EngineRequest
+from worker.engine.sampling import Sampled, Sampler, TokenLogprobs
+from worker.engine.scheduler import Part, Scheduler
+from worker.engine.sequence import Sequence
+from worker.engine.stopping import finish_reason
+from worker.llm.kv_cache import KVCache
+from worker.llm.packed import PackedInput, Segment, pack_step
+
+
+class Model(Protocol):
+    """What the engine needs of a model.
+
+    In each layer the keys and values of all rows are written before any row attends: sequences
+    of one step may share blocks that the same step fills.
+    """
+
+    def forward(self, packed: PackedInput, cache: KVCache) -> Tensor:
+        """Logits (S, vocabulary) float32, one row per `packed.sample_rows`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """One sampled token of one choice; the choice has ended when a reason is given."""
+
+    key: str
+    index: int
+    token_id: int
+    finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None
+    started_s: float  # monotonic clock of the sequence's first step
+    cached_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """What the engine has done so far, and what it holds now."""
+
+    steps: int
+    prompt_tokens: int  # computed; tokens computed again after a preemption count again
+    cached_prompt_tokens: int
+    output_tokens: int
+    preemptions: int
+    running: int
+    waiting: int
+    kv_blocks_used: int
+
+
+class Engine:
+    """Runs requests together; `step` until `has_work` is False."""
+
+    def __init__(self, model: Model, cache: KVCache, config: EngineConfig) -> None:
+        self.config = config
+        self._model = model
+        self._cache = cache
+        self._scheduler = Scheduler(config)
+        self._sampler = Sampler()
+        self._sequences: dict[str, list[Sequence]] = {}
+        self._arrivals = 0
+        self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence is not finished."""
+        return self._scheduler.has_work
+
+    @property
+    def counters(self) -> EngineCounters:
+        """Figures up to now."""
+        return EngineCounters(
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_tokens,
+            output_tokens=self._output_tokens,
+            preemptions=self._scheduler.preemptions,
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            kv_blocks_used=self._scheduler.blocks_used,
+        )
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request. Raises ValueError for one that could never run to its end."""
+        if request.key in self._sequences:
+            raise ValueError(f"request {request.key!r} is in flight already: use another key")
+        if not 0 < len(request.prompt_ids) < self.config.sequence_tokens or request.n < 1:
+            raise ValueError(
+                f"{len(request.prompt_ids)} prompt tokens and {request.n} choices cannot run: "
+                f"a sequence holds 1 to {self.config.sequence_tokens - 1} prompt tokens"
+            )
+        sequences = [Sequence(request, index, self._arrivals) for index in range(request.n)]
+        self._arrivals += 1
+        self._sequences[request.key] = sequences
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
+    def cancel(self, key: str) -> None:
+        """Forget a request at once; unknown and finished ones are no error."""
+        for sequence in self._sequences.pop(key, []):
+            self._scheduler.remove(sequence)
+
+    def end(self, key: str, index: int) -> None:
+        """End one choice after its last token, as when its text holds a stop string."""
+        sequences = self._sequences.get(key, [])
+        for sequence in [s for s in sequences if s.index == index]:
+            self._finish(sequence)
+
+    def step(self) -> list[SequenceOutput]:
+        """Run one step: schedule → forward → postprocess."""
+        parts = self._scheduler.schedule()
+        if not parts:
+            return []
+        logits = self._model.forward(self._pack(parts), self._cache)
+        sampled = self._sampler.sample(logits, [p.sequence for p in parts if p.samples])
+        return self._postprocess(parts, sampled)
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError when the bookkeeping is broken; called by itself when idle."""
+        self._scheduler.check_integrity()
+        if not self.has_work and (self._sequences or self._scheduler.blocks_used):
+            raise RuntimeError("the engine's bookkeeping is broken: idle, but something is held")
+
+    def _pack(self, parts: list[Part]) -> PackedInput:
+        now = time.monotonic()
+        segments = []
+        for part in parts:
+            sequence = part.sequence
+            if sequence.started_s is None:
+                sequence.started_s = now
+                self._cached_tokens += sequence.cached_prompt_tokens or 0
+            ids = sequence.token_ids[part.start : part.start + part.length]
+            segments.append(Segment(ids, part.start, sequence.blocks, part.samples))
+        return pack_step(segments, self.config.block_tokens)
+
+    def _postprocess(self, parts: list[Part], sampled: list[Sampled]) -> list[SequenceOutput]:
+        outputs = []
+        tokens = iter(sampled)
+        self._steps += 1
+        for part in parts:
+            samples = part.samples
+            self._scheduler.computed(part)
+            self._prompt_tokens += part.length - samples * (part.sequence.num_output_tokens > 0)
+            if samples:
+                outputs.append(self._append(part.sequence, next(tokens)))
+        if not self.has_work:
+            self.check_integrity()
+        return outputs
+
+    def _append(self, sequence: Sequence, sampled: Sampled) -> SequenceOutput:
+        sequence.token_ids.append(sampled.token_id)
+        self._output_tokens += 1
+        reason = finish_reason(sequence, self.config.sequence_tokens)
+        if reason is not None:
+            self._finish(sequence)
+        return SequenceOutput(
+            key=sequence.request.key,
+            index=sequence.index,
+            token_id=sampled.token_id,
+            finish_reason=reason,
+            logprobs=sampled.logprobs,
+            started_s=sequence.started_s or 0.0,
+            cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
+        )
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        siblings = self._sequences[sequence.request.key]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._sequences[sequence.request.key]
