@@ -1,0 +1,206 @@
+"""Batches: look up, list, cancel, finalize.
+
+Cancelling first marks the batch alone and then its chunks: each step may be repeated, and the
+sweeper does so when a process died in between.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, update
+
+from models.clock import db_now
+from models.database import Database
+from models.errors import NotFoundError
+from models.states import (
+    AttemptOutcome,
+    BatchState,
+    ChunkState,
+    ResultStatus,
+    check_transition,
+)
+from models.store.endings import (
+    CANCELLED,
+    EXPIRED,
+    OPEN_STATES,
+    close_attempt,
+    count_open_chunks,
+    fail_missing,
+    has_result,
+    unlease,
+)
+from models.store.rows import batch_view, chunk_view
+from models.store.transitions import move_batches
+from models.store.views import DEFAULT_TENANT, Batch, Chunk
+from models.tables import batches, chunks, requests, results
+
+_UNCLAIMED: Final = (ChunkState.PENDING, ChunkState.DISPATCHED)
+
+
+def get_batch(database: Database, batch_id: str, tenant_id: str = DEFAULT_TENANT) -> Batch:
+    """The batch as it is now; raises NotFoundError, also for another tenant's batch."""
+    with database.read() as connection:
+        row = connection.execute(_select_batch(batch_id, tenant_id)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"there is no batch {batch_id}: `nightshift status` lists them")
+    return batch_view(row)
+
+
+def list_batches(
+    database: Database,
+    *,
+    tenant_id: str = DEFAULT_TENANT,
+    limit: int = 20,
+    after: str | None = None,
+) -> list[Batch]:
+    """Newest first; `after` is the id of the last batch seen (NotFoundError when unknown)."""
+    statement = select(batches).where(batches.c.tenant_id == tenant_id)
+    if after is not None:
+        last = get_batch(database, after, tenant_id)
+        older = batches.c.created_at < last.created_at
+        same_time = and_(batches.c.created_at == last.created_at, batches.c.id < last.id)
+        statement = statement.where(or_(older, same_time))
+    statement = statement.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit)
+    with database.read() as connection:
+        return [batch_view(row) for row in connection.execute(statement).mappings()]
+
+
+def list_chunks(database: Database, batch_id: str) -> list[Chunk]:
+    """The batch's chunks in their order."""
+    statement = select(chunks).where(chunks.c.batch_id == batch_id).order_by(chunks.c.number)
+    with database.read() as connection:
+        return [chunk_view(row) for row in connection.execute(statement).mappings()]
+
+
+def cancel_batch(database: Database, batch_id: str, tenant_id: str = DEFAULT_TENANT) -> Batch:
+    """Stop the batch; what is finished is kept, and holders of leases learn of it when they renew.
+
+    Cancelling twice is the same as once. Raises NotFoundError, and StateError for a batch that
+    ended otherwise.
+    """
+    get_batch(database, batch_id, tenant_id)
+
+    def mark(connection: Connection) -> None:
+        statement = move_batches(BatchState.CANCELLING).where(batches.c.id == batch_id)
+        connection.execute(statement)
+
+    database.transact(mark, replayable=True)
+    batch = get_batch(database, batch_id, tenant_id)
+    if batch.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
+        check_transition(batch.state, BatchState.CANCELLING)
+    return finalize_batch(database, batch_id)
+
+
+def finalize_batch(database: Database, batch_id: str) -> Batch:
+    """Close the batch if nothing is left to do for it, else leave it as it is.
+
+    in_progress → finalizing → completed, or cancelling → cancelled; counters are recounted from
+    the results. Idempotent, and safe at any time from any process.
+    """
+    database.transact(lambda connection: _cancel_unclaimed(connection, batch_id), replayable=True)
+    if database.transact(lambda connection: _start_finalizing(connection, batch_id)):
+        database.transact(lambda connection: _complete(connection, batch_id), replayable=True)
+    with database.read() as connection:
+        row = connection.execute(_select_batch(batch_id)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"there is no batch {batch_id}: `nightshift status` lists them")
+    return batch_view(row)
+
+
+def expire_batch(connection: Connection, batch_id: str) -> bool:
+    """End an overdue batch: holders are fenced off, what never ran gets an error result."""
+    for chunk in _lock_chunks(connection, batch_id, OPEN_STATES):
+        _cancel_chunk(connection, chunk, "the batch expired")
+    state = _lock_batch(connection, batch_id)
+    if state != BatchState.IN_PROGRESS:
+        return False
+    fail_missing(connection, batch_id, EXPIRED)
+    _recount(connection, batch_id)
+    connection.execute(move_batches(BatchState.EXPIRED).where(batches.c.id == batch_id))
+    return True
+
+
+def _cancel_unclaimed(connection: Connection, batch_id: str) -> None:
+    """Of a cancelling batch: cancel what nobody holds, and close it when nobody holds anything."""
+    if _read_state(connection, batch_id) != BatchState.CANCELLING:
+        return
+    for chunk in _lock_chunks(connection, batch_id, _UNCLAIMED):
+        _cancel_chunk(connection, chunk, "the batch was cancelled")
+    if _lock_batch(connection, batch_id) != BatchState.CANCELLING:
+        return
+    if count_open_chunks(connection, batch_id) == 0:
+        fail_missing(connection, batch_id, CANCELLED)
+        _recount(connection, batch_id)
+        connection.execute(move_batches(BatchState.CANCELLED).where(batches.c.id == batch_id))
+
+
+def _start_finalizing(connection: Connection, batch_id: str) -> bool:
+    """Whether the batch is finalizing now, by this call or an earlier one."""
+    state = _read_state(connection, batch_id)
+    if state == BatchState.FINALIZING:
+        return True
+    if state != BatchState.IN_PROGRESS or count_open_chunks(connection, batch_id) > 0:
+        return False
+    unfinished = exists().where(requests.c.batch_id == batch_id, ~has_result())
+    statement = move_batches(BatchState.FINALIZING).where(batches.c.id == batch_id, ~unfinished)
+    return connection.execute(statement).rowcount == 1
+
+
+def _complete(connection: Connection, batch_id: str) -> None:
+    if _lock_batch(connection, batch_id) == BatchState.FINALIZING:
+        _recount(connection, batch_id)
+        connection.execute(move_batches(BatchState.COMPLETED).where(batches.c.id == batch_id))
+
+
+def _recount(connection: Connection, batch_id: str) -> None:
+    """Set the counters from the results themselves."""
+    is_ok = results.c.status == str(ResultStatus.OK)
+    names = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+    counted = connection.execute(
+        select(
+            func.count().filter(is_ok).label("n_completed"),
+            func.count().filter(~is_ok).label("n_failed"),
+            *(func.coalesce(func.sum(results.c[name]), 0).label(name) for name in names),
+        ).where(results.c.batch_id == batch_id)
+    ).mappings()
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(**counted.one()))
+
+
+def _cancel_chunk(connection: Connection, chunk: Chunk, reason: str) -> None:
+    close_attempt(connection, chunk, AttemptOutcome.RELEASED, reason)
+    unlease(connection, chunk, ChunkState.CANCELLED)
+
+
+def _lock_chunks(
+    connection: Connection, batch_id: str, states: tuple[ChunkState, ...]
+) -> list[Chunk]:
+    """The batch's chunks in these states, locked in one order by everybody."""
+    statement = (
+        select(chunks)
+        .where(chunks.c.batch_id == batch_id, chunks.c.state.in_(states))
+        .order_by(chunks.c.id)
+        .with_for_update()
+    )
+    return [chunk_view(row) for row in connection.execute(statement).mappings()]
+
+
+def _lock_batch(connection: Connection, batch_id: str) -> str | None:
+    """The batch's state, which nobody else can change until the transaction ends."""
+    statement = select(batches.c.state).where(batches.c.id == batch_id).with_for_update()
+    return connection.execute(statement).scalar()
+
+
+def _read_state(connection: Connection, batch_id: str) -> str | None:
+    return connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar()
+
+
+def _select_batch(batch_id: str, tenant_id: str | None = None) -> Select[tuple[object, ...]]:
+    statement = select(batches).where(batches.c.id == batch_id)
+    return statement if tenant_id is None else statement.where(batches.c.tenant_id == tenant_id)
+
+
+def wants_results() -> ColumnElement[bool]:
+    """Whether the batch of the enclosing query is to be worked on."""
+    due = or_(batches.c.expires_at.is_(None), batches.c.expires_at > db_now())
+    return and_(batches.c.state == str(BatchState.IN_PROGRESS), due)

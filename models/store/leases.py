@@ -1,0 +1,254 @@
+"""Leases: claim a chunk, renew, release, and read what is left of it.
+
+The protocol: a claim raises the chunk's epoch; every later write names that epoch and fails when
+somebody else has claimed since. Only the database's clock decides whether a lease ran out.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, insert, or_, select, update
+
+from models.clock import db_now
+from models.database import Database
+from models.errors import LeaseLost
+from models.model_key import ModelKey
+from models.states import AttemptOutcome, BatchState, ChunkState
+from models.store.batches import wants_results
+from models.store.endings import close_attempt, has_result, lose_lease, quarantine, unlease
+from models.store.rows import chunk_view, model_key, queued_request
+from models.store.transitions import move_chunks
+from models.store.views import Chunk, Lease, QueuedRequest, RenewReceipt
+from models.tables import attempts, batches, chunks, requests, workers
+
+DEFAULT_MAX_CRASHES: Final = 3
+FIRST_BACK_OFF_S: Final = 5.0
+MAX_BACK_OFF_S: Final = 600.0
+_JITTER: Final = 0.2  # of the back-off, either way: chunks do not come back all at once
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimer:
+    """Who claims and on which terms."""
+
+    worker_id: str
+    ttl_s: float
+    max_crashes: int
+
+
+def claim_chunk(
+    database: Database,
+    chunk_id: int,
+    worker_id: str,
+    *,
+    ttl_s: float,
+    only_batch: str | None = None,
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+) -> Lease | None:
+    """Lease this chunk, or None when it is held, finished, waiting or of a stopped batch.
+
+    A claim over a lease that ran out books that attempt as lost and charges the chunk a crash;
+    at `max_crashes` the chunk is quarantined instead.
+    """
+    statement = _claimable(only_batch).where(chunks.c.id == chunk_id)
+    claimer = _Claimer(worker_id, ttl_s, max_crashes)
+    return _claim(database, statement.with_for_update(of=chunks), claimer)
+
+
+def claim_next(
+    database: Database,
+    model: ModelKey,
+    worker_id: str,
+    *,
+    ttl_s: float,
+    only_batch: str | None = None,
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+) -> Lease | None:
+    """Lease the next chunk for this model: by priority, then age of the batch, then number."""
+    statement = (
+        _claimable(only_batch)
+        .where(batches.c.model_name == model.name, batches.c.weights == str(model.weights))
+        .order_by(*claim_order())
+        .limit(1)
+        .with_for_update(of=chunks, skip_locked=True)
+    )
+    return _claim(database, statement, _Claimer(worker_id, ttl_s, max_crashes))
+
+
+def renew_lease(database: Database, lease: Lease, ttl_s: float) -> RenewReceipt:
+    """Prolong the lease; raises LeaseLost when it is not held any more."""
+
+    def renew(connection: Connection) -> RenewReceipt:
+        hold_lease(connection, lease, ttl_s)
+        return RenewReceipt(cancelled=not is_wanted(connection, lease.batch_id))
+
+    return database.transact(renew, replayable=True)
+
+
+def release_lease(
+    database: Database,
+    lease: Lease,
+    *,
+    crashed: bool,
+    reason: str,
+    max_crashes: int = DEFAULT_MAX_CRASHES,
+) -> bool:
+    """Give the chunk back before it is done; False when the lease was not held any more.
+
+    Interrupted (`crashed` false): the attempt is not counted and the chunk can be claimed at once.
+    Crashed: it waits longer each time, and at `max_crashes` it is quarantined.
+    """
+
+    def release(connection: Connection) -> bool:
+        chunk = _lock_held(connection, lease)
+        if chunk is None:
+            return False
+        outcome = AttemptOutcome.CRASHED if crashed else AttemptOutcome.RELEASED
+        close_attempt(connection, chunk, outcome, reason)
+        if not is_wanted(connection, lease.batch_id):
+            unlease(connection, chunk, ChunkState.CANCELLED)
+        elif not crashed:
+            unlease(connection, chunk, ChunkState.PENDING, attempts=chunk.attempts - 1)
+        elif chunk.crashes + 1 < max_crashes:
+            _back_off(connection, chunk)
+        else:
+            quarantine(connection, chunk, chunk.crashes + 1, reason)
+        return True
+
+    return database.transact(release, replayable=True)
+
+
+def missing_requests(database: Database, lease: Lease) -> list[QueuedRequest]:
+    """The chunk's requests that have no result yet, in planned order."""
+    statement = (
+        select(requests)
+        .where(requests.c.chunk_id == lease.chunk_id, ~has_result())
+        .order_by(requests.c.prefix_key, requests.c.prompt_chars, requests.c.idx)
+    )
+    seed = select(batches.c.seed).where(batches.c.id == lease.batch_id)
+    with database.read() as connection:
+        batch_seed = connection.execute(seed).scalar_one()
+        rows = connection.execute(statement).mappings().all()
+    return [queued_request(row, lease, batch_seed) for row in rows]
+
+
+def hold_lease(connection: Connection, lease: Lease, ttl_s: float) -> None:
+    """The fence: prolong the lease and lock its chunk, or raise LeaseLost."""
+    statement = update(chunks).where(held_by(lease)).values(lease_until=db_now() + ttl_s)
+    if connection.execute(statement).rowcount != 1:
+        raise LeaseLost(
+            f"worker {lease.worker_id} lost its lease {lease.epoch} on chunk {lease.chunk_id}: "
+            "nothing was written"
+        )
+
+
+def held_by(lease: Lease) -> ColumnElement[bool]:
+    """Whether the chunk is still under exactly this lease."""
+    return and_(
+        chunks.c.id == lease.chunk_id,
+        chunks.c.epoch == lease.epoch,
+        chunks.c.state == str(ChunkState.LEASED),
+    )
+
+
+def is_wanted(connection: Connection, batch_id: str) -> bool:
+    """Whether results of the batch are still wanted; read after the chunk is locked."""
+    statement = select(batches.c.state).where(batches.c.id == batch_id)
+    state: str = connection.execute(statement).scalar_one()
+    return state == BatchState.IN_PROGRESS
+
+
+def claim_order() -> tuple[ColumnElement[Any], ...]:
+    """Which chunk is first: of the batch with the highest priority, then of the oldest."""
+    return (batches.c.priority.desc(), batches.c.created_at, chunks.c.batch_id, chunks.c.number)
+
+
+def back_off_s(crashes: int) -> float:
+    """Seconds to wait after that many crashes: doubling, bounded, blurred."""
+    wait_s: float = min(FIRST_BACK_OFF_S * 2 ** (crashes - 1), MAX_BACK_OFF_S)
+    return wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+
+def _claimable(only_batch: str | None) -> Select[Any]:
+    ran_out = and_(chunks.c.state == str(ChunkState.LEASED), chunks.c.lease_until < db_now())
+    free = chunks.c.state.in_((ChunkState.PENDING, ChunkState.DISPATCHED))
+    statement = (
+        select(chunks, batches.c.model_name, batches.c.weights)
+        .join(batches, batches.c.id == chunks.c.batch_id)
+        .where(wants_results(), chunks.c.not_before <= db_now(), or_(free, ran_out))
+    )
+    return statement if only_batch is None else statement.where(batches.c.id == only_batch)
+
+
+def _claim(database: Database, candidates: Select[Any], claimer: _Claimer) -> Lease | None:
+    """Try candidates until one is leased; each is a transaction, so that batch locks are single."""
+
+    def claim_one(connection: Connection) -> Lease | bool:
+        row = connection.execute(candidates).mappings().first()
+        if row is None:
+            return False
+        chunk = chunk_view(row)
+        if chunk.state is ChunkState.LEASED:
+            if _is_given_up(connection, chunk, claimer):
+                return True
+            chunk_crashes = chunk.crashes + 1
+        else:
+            chunk_crashes = chunk.crashes
+        return _lease(connection, chunk, model_key(row), claimer=claimer, crashes=chunk_crashes)
+
+    while not isinstance(claimed := database.transact(claim_one), Lease):
+        if not claimed:
+            return None
+    return claimed
+
+
+def _is_given_up(connection: Connection, chunk: Chunk, claimer: _Claimer) -> bool:
+    target = lose_lease(connection, chunk, max_crashes=claimer.max_crashes)
+    return target is ChunkState.QUARANTINED
+
+
+def _lease(
+    connection: Connection,
+    chunk: Chunk,
+    model: ModelKey,
+    *,
+    claimer: _Claimer,
+    crashes: int,
+) -> Lease:
+    epoch, attempt = chunk.epoch + 1, chunk.attempts + 1
+    values = {"epoch": epoch, "attempts": attempt, "crashes": crashes, "dispatched_at": None}
+    lease_until = connection.execute(
+        move_chunks(ChunkState.LEASED)
+        .where(chunks.c.id == chunk.id, chunks.c.epoch == chunk.epoch)
+        .values(worker_id=claimer.worker_id, lease_until=db_now() + claimer.ttl_s, **values)
+        .returning(chunks.c.lease_until)
+    ).scalar_one()
+    started = {"chunk_id": chunk.id, "epoch": epoch, "worker_id": claimer.worker_id, "n_done": 0}
+    connection.execute(insert(attempts).values(started_at=db_now(), **started))
+    artifact = select(workers.c.artifact).where(workers.c.id == claimer.worker_id)
+    return Lease(
+        chunk_id=chunk.id,
+        batch_id=chunk.batch_id,
+        epoch=epoch,
+        worker_id=claimer.worker_id,
+        model=model,
+        attempt=attempt,
+        n_requests=chunk.n_requests,
+        lease_until=lease_until,
+        artifact=connection.execute(artifact).scalar(),
+    )
+
+
+def _lock_held(connection: Connection, lease: Lease) -> Chunk | None:
+    statement = select(chunks).where(held_by(lease)).with_for_update()
+    row = connection.execute(statement).mappings().first()
+    return None if row is None else chunk_view(row)
+
+
+def _back_off(connection: Connection, chunk: Chunk) -> None:
+    crashes = chunk.crashes + 1
+    not_before = db_now() + back_off_s(crashes)
+    unlease(connection, chunk, ChunkState.PENDING, crashes=crashes, not_before=not_before)
