@@ -6,7 +6,7 @@ sweeper does so when a process died in between.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, update
 
@@ -99,7 +99,10 @@ def finalize_batch(database: Database, batch_id: str) -> Batch:
     the results. Idempotent, and safe at any time from any process.
     """
     database.transact(lambda connection: _cancel_unclaimed(connection, batch_id), replayable=True)
-    if database.transact(lambda connection: _start_finalizing(connection, batch_id)):
+    starts = database.transact(
+        lambda connection: _start_finalizing(connection, batch_id), replayable=True
+    )
+    if starts:
         database.transact(lambda connection: _complete(connection, batch_id), replayable=True)
     with database.read() as connection:
         row = connection.execute(_select_batch(batch_id)).mappings().first()
@@ -195,7 +198,7 @@ def _read_state(connection: Connection, batch_id: str) -> str | None:
     return connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar()
 
 
-def _select_batch(batch_id: str, tenant_id: str | None = None) -> Select[tuple[object, ...]]:
+def _select_batch(batch_id: str, tenant_id: str | None = None) -> Select[*tuple[Any, ...]]:
     statement = select(batches).where(batches.c.id == batch_id)
     return statement if tenant_id is None else statement.where(batches.c.tenant_id == tenant_id)
 

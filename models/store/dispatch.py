@@ -1,0 +1,130 @@
+"""The dispatcher's part in SQL: which chunks to ring for, a window per live worker and no more.
+
+Must not know how bells are rung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Select, and_, func, select, text, tuple_
+
+from models.clock import db_now
+from models.database import Database
+from models.model_key import ModelKey, Weights
+from models.states import ChunkState
+from models.store.batches import wants_results
+from models.store.leases import claim_order
+from models.store.transitions import move_chunks
+from models.store.views import Ring
+from models.store.workers import is_live
+from models.tables import batches, chunks, workers
+
+
+def dispatch_chunks(
+    database: Database,
+    *,
+    window_per_worker: int,
+    only_batch: str | None = None,
+    models: Sequence[ModelKey] | None = None,
+) -> list[Ring]:
+    """Mark chunks as dispatched and return the rings to send, in the order of claiming.
+
+    Per model at most `window_per_worker` chunks for each live worker are dispatched at once; a
+    model without a live worker gets the window of one, so that work waits for the first to come.
+    """
+
+    def dispatch(connection: Connection) -> list[Ring]:
+        _one_dispatcher(connection)
+        waiting = _waiting_models(connection, only_batch)
+        rings: list[Ring] = []
+        for model in waiting:
+            if models is None or model in models:
+                room = _room(connection, model, window_per_worker)
+                rings += _dispatch(connection, model, room, only_batch)
+        return rings
+
+    return database.transact(dispatch)
+
+
+def undo_dispatch(database: Database, rings: Sequence[Ring]) -> int:
+    """Take rings back that could not be sent; returns how many chunks are pending again."""
+    if not rings:
+        return 0
+    rung = [(ring.chunk_id, ring.n) for ring in rings]
+    statement = (
+        move_chunks(ChunkState.PENDING)
+        .where(chunks.c.state == str(ChunkState.DISPATCHED))
+        .where(tuple_(chunks.c.id, chunks.c.n_dispatches).in_(rung))
+        .values(dispatched_at=None)
+    )
+    return database.transact(
+        lambda connection: connection.execute(statement).rowcount, replayable=True
+    )
+
+
+def _one_dispatcher(connection: Connection) -> None:
+    """Two dispatchers at once would fill the window twice; on SQLite writers are single anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('nightshift dispatch'))"))
+
+
+def _waiting_models(connection: Connection, only_batch: str | None) -> list[ModelKey]:
+    statement = (
+        _dispatchable(only_batch)
+        .with_only_columns(batches.c.model_name, batches.c.weights)
+        .distinct()
+        .order_by(batches.c.model_name, batches.c.weights)
+    )
+    return [ModelKey(name, Weights(weights)) for name, weights in connection.execute(statement)]
+
+
+def _room(connection: Connection, model: ModelKey, window_per_worker: int) -> int:
+    """How many more chunks of the model may be dispatched now."""
+    live = select(func.count()).where(
+        is_live(), workers.c.model_name == model.name, workers.c.weights == str(model.weights)
+    )
+    dispatched = (
+        select(func.count())
+        .select_from(chunks.join(batches))
+        .where(chunks.c.state == str(ChunkState.DISPATCHED))
+        .where(batches.c.model_name == model.name, batches.c.weights == str(model.weights))
+    )
+    n_live = max(1, connection.execute(live).scalar_one())
+    return window_per_worker * n_live - int(connection.execute(dispatched).scalar_one())
+
+
+def _dispatch(
+    connection: Connection, model: ModelKey, room: int, only_batch: str | None
+) -> list[Ring]:
+    if room <= 0:
+        return []
+    picked = (
+        _dispatchable(only_batch)
+        .where(batches.c.model_name == model.name, batches.c.weights == str(model.weights))
+        .order_by(*claim_order())
+        .limit(room)
+        .with_for_update(of=chunks, skip_locked=True)
+    )
+    rows = connection.execute(picked).all()
+    if not rows:
+        return []
+    connection.execute(
+        move_chunks(ChunkState.DISPATCHED)
+        .where(chunks.c.id.in_([row.id for row in rows]))
+        .values(dispatched_at=db_now(), n_dispatches=chunks.c.n_dispatches + 1)
+    )
+    return [
+        Ring(chunk_id=row.id, batch_id=row.batch_id, model=model, n=row.n_dispatches + 1)
+        for row in rows
+    ]
+
+
+def _dispatchable(only_batch: str | None) -> Select[int, str, int]:
+    ready = and_(chunks.c.state == str(ChunkState.PENDING), chunks.c.not_before <= db_now())
+    statement = (
+        select(chunks.c.id, chunks.c.batch_id, chunks.c.n_dispatches)
+        .join(batches, batches.c.id == chunks.c.batch_id)
+        .where(ready, wants_results())
+    )
+    return statement if only_batch is None else statement.where(batches.c.id == only_batch)

@@ -1,0 +1,85 @@
+"""Retrying: a new batch of the requests that failed in an old one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, literal, select, update
+
+from models.database import Database
+from models.errors import InputError
+from models.states import BatchState, ResultStatus
+from models.store.batches import get_batch
+from models.store.plan import plan_chunks
+from models.store.submit import batch_row, new_id
+from models.store.transitions import move_batches
+from models.store.views import DEFAULT_TENANT, Batch, Submission
+from models.tables import batches, requests, results
+
+_COPIED = ("line_number", "accepted", "custom_id", "prompt_kind", "prompt", "params")
+_PLANNED = ("prefix_key", "prompt_chars")
+
+
+def retry_batch(
+    database: Database,
+    batch_id: str,
+    tenant_id: str = DEFAULT_TENANT,
+    *,
+    chunk_requests: int = 64,
+) -> Batch:
+    """Submit the requests of an ended batch that have no answer, as a new batch.
+
+    Lines that were refused when they were read stay behind: they would be refused again. The new
+    batch's metadata name the old one as `retry_of`. Raises InputError when the batch still runs
+    or nothing can be retried.
+    """
+    old = get_batch(database, batch_id, tenant_id)
+    if not old.is_terminal:
+        raise InputError(f"batch {batch_id} is {old.state}: wait for its end or cancel it first")
+    new_batch_id = new_id("batch_")
+    row = batch_row(_submission(old), new_batch_id, old.file_id)
+
+    def store(connection: Connection) -> None:
+        connection.execute(insert(batches).values(row))
+        n_requests = _copy_failed(connection, batch_id, new_batch_id)
+        if n_requests == 0:
+            raise InputError(f"batch {batch_id} has no failed request that could run again")
+        plan_chunks(connection, new_batch_id, n_requests=n_requests, limit=chunk_requests)
+        of_batch = batches.c.id == new_batch_id
+        connection.execute(update(batches).where(of_batch).values(n_total=n_requests))
+        connection.execute(move_batches(BatchState.IN_PROGRESS).where(of_batch))
+
+    database.transact(store)
+    return get_batch(database, new_batch_id, tenant_id)
+
+
+def _submission(old: Batch) -> Submission:
+    return Submission(
+        model=old.model,
+        endpoint=old.endpoint,
+        file_name="",  # the file is the old batch's
+        file_bytes=0,
+        body_sha256=old.body_sha256,
+        tenant_id=old.tenant_id,
+        priority=old.priority,
+        seed=old.seed,
+        completion_window_s=old.completion_window_s,
+        metadata={**old.metadata, "retry_of": old.id},
+    )
+
+
+def _copy_failed(connection: Connection, old_id: str, new_id: str) -> int:
+    names = [*_COPIED, *_PLANNED]
+    columns: list[Any] = [requests.c[name] for name in names]
+    idx = func.row_number().over(order_by=requests.c.idx) - 1
+    failed = (
+        select(literal(new_id), idx, *columns)
+        .join(
+            results,
+            and_(results.c.batch_id == requests.c.batch_id, results.c.idx == requests.c.idx),
+        )
+        .where(requests.c.batch_id == old_id, requests.c.accepted)
+        .where(results.c.status == str(ResultStatus.ERROR))
+    )
+    inserting = insert(requests).from_select(["batch_id", "idx", *names], failed)
+    return connection.execute(inserting).rowcount
