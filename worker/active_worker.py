@@ -1,0 +1,155 @@
+"""A worker in service: registered in the database, its model loaded, its chores running.
+
+Shared by the Celery worker and the embedded one; they differ in what they serve and in the
+doorbell. Must not know Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+
+from models.database import Database, connect_database
+from models.errors import NightshiftError
+from models.model_key import ModelKey
+from models.settings import Settings
+from models.store.views import Lease, ServedModel, Worker
+from models.store.workers import beat, leave, register_model, register_worker
+from worker.backends.messages import Ready
+from worker.housekeeper import Chore, Housekeeper
+from worker.jobs.engine_port import SpawnEngine
+from worker.jobs.runner import ChunkRunner
+
+_PACKAGES = ("nightshift", "torch", "transformers", "celery", "sqlalchemy")
+
+_log = logging.getLogger(__name__)
+
+
+def new_worker_id() -> str:
+    """A name that no other worker ever had, readable in the database."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def maker_of(worker_id: str) -> tuple[str, int | None]:
+    """The host and process that `new_worker_id` was called in; no process for a foreign name."""
+    host, _, rest = worker_id.rpartition("-")
+    host, _, pid = host.rpartition("-")
+    return host, int(pid) if rest and pid.isdecimal() else None
+
+
+class ActiveWorker:
+    """A context manager: inside it the worker is registered and `runner` has its engine.
+
+    `periodic` and `on_commit` chores run in the housekeeper's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        model: ModelKey,
+        database: Database,
+        spawn: SpawnEngine,
+        periodic: Sequence[Chore],
+        on_wake: Sequence[Chore] = (),
+        on_commit: Callable[[Lease], None] = lambda _: None,
+    ) -> None:
+        self.id = new_worker_id()
+        self._settings = settings
+        self._model = model
+        self._database = database
+        self._keeper_database = connect_database(settings.resolved_database_url)
+        self._on_commit = on_commit
+        self.runner = ChunkRunner(
+            database=database,
+            keeper_database=self._keeper_database,
+            settings=settings,
+            model=model,
+            worker_id=self.id,
+            spawn=spawn,
+            on_commit=self._committed,
+        )
+        self._housekeeper = Housekeeper(
+            period_s=settings.sweep_period_s, periodic=(self._beat, *periodic), on_wake=on_wake
+        )
+
+    def __enter__(self) -> ActiveWorker:
+        _log.info("loading the model", extra={"model": str(self._model), "worker": self.id})
+        try:
+            self._register(self.runner.start())
+        except BaseException:
+            self._end()
+            raise
+        self._housekeeper.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._housekeeper.stop()
+        try:
+            leave(self._database, self.id)
+        except NightshiftError as away:
+            _log.warning("the worker could not sign off: %s", away)
+        finally:
+            self._end()
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The most memory that an engine of this worker held."""
+        return self.runner.supervisor.peak_rss_bytes
+
+    def _register(self, ready: Ready) -> None:
+        served = ServedModel(
+            key=self._model,
+            artifact=ready.artifact_digest,
+            architecture=ready.architecture,
+            context_tokens=ready.context_tokens,
+        )
+        worker = Worker(
+            id=self.id,
+            model=self._model,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            artifact=ready.artifact_digest,
+            threads=ready.threads,
+            load_s=ready.load_s,
+            versions=_versions(),
+            peak_rss_bytes=ready.peak_rss_bytes,
+        )
+        register_model(self._database, served)
+        register_worker(self._database, worker)
+        _log.info(
+            "worker ready",
+            extra={"model": str(self._model), "worker": self.id, "load_s": ready.load_s},
+        )
+
+    def _beat(self) -> None:
+        beat(self._database, self.id, peak_rss_bytes=self.peak_rss_bytes)
+
+    def _committed(self, lease: Lease) -> None:
+        self._housekeeper.wake()
+        self._on_commit(lease)
+
+    def _end(self) -> None:
+        self.runner.close()
+        self._keeper_database.close()
+
+
+def _versions() -> dict[str, str]:
+    """Installed versions, from their metadata: importing torch here is out of the question."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,180 @@
+"""A worker without servers: SQLite instead of PostgreSQL, a bell in the process instead of Redis.
+
+`run_batch` works on one batch in the caller's thread; `run_forever` serves whatever is submitted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from models.database import Database
+from models.errors import DatabaseUnavailable
+from models.model_key import ModelKey
+from models.settings import Settings
+from models.states import ChunkState
+from models.store.batches import finalize_batch, get_batch, list_chunks
+from models.store.leases import release_lease
+from models.store.views import Batch, Chunk, Lease
+from worker.active_worker import ActiveWorker, maker_of
+from worker.dispatcher import sweep_once
+from worker.jobs.engine_port import SpawnEngine
+from worker.service import WorkerService
+from worker.spawning import engine_spawner
+
+_POLL_S = 0.25
+_REPORT_PERIOD_S = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class EmbeddedWorker:
+    """One worker over the caller's database. `spawn` starts the engine; None: the model's own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        model: ModelKey,
+        *,
+        spawn: SpawnEngine | None = None,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._model = model
+        self._spawn = spawn
+        self.peak_rss_bytes = 0
+
+    def run_batch(
+        self,
+        batch_id: str,
+        *,
+        on_progress: Callable[[Batch], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Batch:
+        """Work until the batch ends or `should_stop()` holds; returns the batch as it is then.
+
+        What finished is committed in either case. `on_progress` hears of the batch a few times a
+        second, from the caller's thread. Other processes may work on the same batch meanwhile.
+        Raises ModelError, EngineError or DatabaseUnavailable.
+        """
+        batch = finalize_batch(self._database, batch_id)
+        if batch.is_terminal or should_stop():
+            return batch
+        self._release_leases_of_the_dead(batch_id)
+        report = _Reporter(self._database, batch_id, on_progress)
+        active = ActiveWorker(
+            settings=self._settings,
+            model=self._model,
+            database=self._database,
+            spawn=self._spawn or engine_spawner(self._settings, self._model),
+            periodic=(lambda: sweep_once(self._database, self._settings),),
+            on_commit=lambda _: report.tell(),
+        )
+        try:
+            with active:
+                return self._work(active, report, should_stop)
+        finally:
+            self.peak_rss_bytes = max(self.peak_rss_bytes, active.peak_rss_bytes)
+
+    def run_forever(self, should_stop: Callable[[], bool]) -> int:
+        """Serve every batch of the model until `should_stop()`; returns the exit code.
+
+        Raises what made the worker leave service.
+        """
+        service = WorkerService(self._settings, self._model, spawn=self._spawn)
+        service.start()
+        while not should_stop() and not service.is_stopping:
+            time.sleep(_POLL_S)
+        service.ask_to_stop()
+        if not service.join(self._settings.drain_timeout_s):
+            _log.error("draining took too long; the leases will run out by themselves")
+            return 1
+        if service.failure is not None:
+            raise service.failure
+        return service.exit_code
+
+    def _work(
+        self, active: ActiveWorker, report: _Reporter, should_stop: Callable[[], bool]
+    ) -> Batch:
+        while True:
+            active.runner.serve(until=should_stop, only_batch=report.batch_id)
+            batch = report.tell_now()
+            if batch.is_terminal or should_stop():
+                return batch
+            # What is left is in other hands, or waits after a crash.
+            time.sleep(_POLL_S)
+            active.runner.check_idle()
+            finalize_batch(self._database, report.batch_id)
+
+    def _release_leases_of_the_dead(self, batch_id: str) -> None:
+        """Give back what a killed run on this machine held, instead of waiting for its leases.
+
+        Only with SQLite, where all workers are on one machine; a wrong guess is harmless, because
+        the lease's epoch fences its holder off.
+        """
+        if self._database.dialect != "sqlite":
+            return
+        for chunk in list_chunks(self._database, batch_id):
+            if chunk.state is ChunkState.LEASED and _is_dead_here(chunk.worker_id):
+                release_lease(
+                    self._database,
+                    self._lease_of(chunk),
+                    crashed=False,
+                    reason="its process was gone",
+                )
+
+    def _lease_of(self, chunk: Chunk) -> Lease:
+        return Lease(
+            chunk_id=chunk.id,
+            batch_id=chunk.batch_id,
+            epoch=chunk.epoch,
+            worker_id=chunk.worker_id or "",
+            model=self._model,
+            attempt=chunk.attempts,
+            n_requests=chunk.n_requests,
+            lease_until=chunk.lease_until or 0.0,
+            artifact=None,
+        )
+
+
+class _Reporter:
+    """Tells the caller how the batch stands, not more often than a person can follow."""
+
+    def __init__(
+        self, database: Database, batch_id: str, on_progress: Callable[[Batch], None]
+    ) -> None:
+        self.batch_id = batch_id
+        self._database = database
+        self._on_progress = on_progress
+        self._told_at = 0.0
+
+    def tell_now(self) -> Batch:
+        self._told_at = time.monotonic()
+        batch = get_batch(self._database, self.batch_id)
+        self._on_progress(batch)
+        return batch
+
+    def tell(self) -> None:
+        """After a commit; a database that is away is the runner's to notice, not ours."""
+        if time.monotonic() - self._told_at >= _REPORT_PERIOD_S:
+            with suppress(DatabaseUnavailable):
+                self.tell_now()
+
+
+def _is_dead_here(worker_id: str | None) -> bool:
+    """Whether the worker ran on this machine and its process has ended."""
+    host, pid = maker_of(worker_id or "")
+    if host != socket.gethostname() or pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,253 @@
+"""The holder's side of the lease protocol: claim, generate, commit, until no chunk is left.
+
+The one place where the job store and an engine meet. It holds several leases at once, so that
+the engine never drains between two chunks. One thread uses a runner.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from models.database import Database
+from models.errors import EngineError
+from models.model_key import ModelKey
+from models.settings import Settings
+from models.store.leases import claim_chunk, claim_next, missing_requests
+from models.store.views import Lease
+from worker.backends.messages import Ready
+from worker.jobs.committer import Committer
+from worker.jobs.engine_port import SpawnEngine
+from worker.jobs.feeding import Feeder
+from worker.jobs.held import HeldLease, LeaseBook
+from worker.jobs.lease_keeper import LeaseKeeper, lease_deadline
+from worker.jobs.patience import Patience
+from worker.jobs.supervisor import EngineSupervisor
+
+# Chunks in their last long answers hold a lease each, so the bound is well above what is fed.
+MAX_LEASES = 16
+_TICK_S = 0.25  # how soon a request to stop is noticed
+
+_log = logging.getLogger(__name__)
+
+Named = Callable[[], int | None]
+
+
+class ChunkRunner:
+    """Works on chunks of one model with one engine.
+
+    `start`, then any number of `serve`, then `close`. `keeper_database` is a connection of its own
+    for renewals, which must not wait for a commit. `on_commit` hears of every commit.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keeper_database: Database,
+        settings: Settings,
+        model: ModelKey,
+        worker_id: str,
+        spawn: SpawnEngine,
+        on_commit: Callable[[Lease], None] = lambda _: None,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._model = model
+        self._worker_id = worker_id
+        self._patience = Patience()
+        self._until: Callable[[], bool] = lambda: False
+        self.book = LeaseBook()
+        self.supervisor = EngineSupervisor(spawn, settings)
+        self._committer = Committer(
+            self.book,
+            database=database,
+            settings=settings,
+            patience=self._patience,
+            on_commit=on_commit,
+        )
+        self._feeder = Feeder(
+            self.book, supervisor=self.supervisor, committer=self._committer, settings=settings
+        )
+        self._keeper = LeaseKeeper(
+            self.book,
+            database=keeper_database,
+            settings=settings,
+            is_engine_alive=self.supervisor.is_alive,
+        )
+
+    def start(self) -> Ready:
+        """Load the model; raises ModelError or EngineError, and then no chunk was touched."""
+        ready = self.supervisor.start()
+        self._keeper.start()
+        return ready
+
+    def close(self) -> None:
+        """Stop the engine and the renewals."""
+        self.supervisor.stop()
+        self._keeper.stop()
+
+    def check_idle(self) -> None:
+        """Between two `serve`: read the engine's signs of life, replace it when it died."""
+        try:
+            self._feeder.collect(0)
+        except EngineError as exc:
+            self._recover(exc)
+
+    def serve(
+        self,
+        *,
+        until: Callable[[], bool],
+        named: Named = lambda: None,
+        only_batch: str | None = None,
+    ) -> None:
+        """Work until no chunk can be claimed or `until()` holds; afterwards no lease is held.
+
+        `named` gives the chunks that the doorbell announced, one a call; they are tried first.
+        Raises EngineGivenUp or ModelError when the engine cannot be brought back.
+        """
+        self._until = until
+        while not until():
+            self._claim_ahead(named, only_batch)
+            if not self.book:
+                return
+            try:
+                self._work()
+            except EngineError as exc:
+                self._recover(exc)
+        self._drain()
+
+    def _work(self) -> None:
+        """One turn: feed the engine, take its answers, write them, let go of what is lost."""
+        self._feeder.feed()
+        due_s = self._committer.seconds_until_due()
+        self._feeder.collect(_TICK_S if due_s is None else min(_TICK_S, due_s))
+        self._committer.commit_due()
+        for held in self.book.all():
+            self._let_go(held)
+
+    def _claim_ahead(self, named: Named, only_batch: str | None) -> None:
+        """Claim chunks while the engine would soon run out of requests."""
+        while self._wants_more():
+            chunk_id = named()
+            sent_at = time.monotonic()
+            if chunk_id is None:
+                lease = self._patience.attempt(lambda: self._claim_next(only_batch))
+            else:
+                lease = self._claim_named(chunk_id, only_batch)
+            if lease is not None:
+                self._hold(lease, sent_at)
+            elif chunk_id is None:
+                return
+
+    def _wants_more(self) -> bool:
+        low_water = self._settings.max_sequences * 5 // 4
+        return (
+            self.book.unfinished < low_water
+            and len(self.book) < MAX_LEASES
+            and not self._patience.waits
+            and not self._until()
+            and not any(self._feeder.is_suspect(held) for held in self.book.all())
+        )
+
+    def _claim_named(self, chunk_id: int, only_batch: str | None) -> Lease | None:
+        return self._patience.attempt(
+            lambda: claim_chunk(
+                self._database,
+                chunk_id,
+                self._worker_id,
+                ttl_s=self._settings.lease_ttl_s,
+                only_batch=only_batch,
+                max_crashes=self._settings.max_crashes,
+            )
+        )
+
+    def _claim_next(self, only_batch: str | None) -> Lease | None:
+        return claim_next(
+            self._database,
+            self._model,
+            self._worker_id,
+            ttl_s=self._settings.lease_ttl_s,
+            only_batch=only_batch,
+            max_crashes=self._settings.max_crashes,
+        )
+
+    def _hold(self, lease: Lease, sent_at: float) -> None:
+        """Enter a new lease in the book, with the requests that have no result yet."""
+        held = HeldLease(
+            lease=lease,
+            deadline=lease_deadline(sent_at, self._settings),
+            claimed_at=sent_at,
+            waiting=deque(),
+        )
+        self.book.add(held)
+        requests = self._patience.attempt(lambda: missing_requests(self._database, lease))
+        if requests is None:
+            self._committer.release(held, "its requests could not be read")
+            return
+        held.waiting.extend(requests)
+        _log.info(
+            "chunk claimed",
+            extra={
+                "batch": lease.batch_id,
+                "chunk": lease.chunk_id,
+                "epoch": lease.epoch,
+                "missing": len(requests),
+            },
+        )
+
+    def _let_go(self, held: HeldLease) -> None:
+        """Give up a lease that may no longer be written under or whose batch was cancelled."""
+        lease = held.lease
+        if not held.usable(time.monotonic()):
+            self._feeder.cancel(held)
+            self.book.forget(held)
+            # The commit that closed the chunk may have succeeded with its answer lost.
+            self._committer.finalize(lease.batch_id)
+            _log.warning(
+                "chunk lost: another worker takes it over",
+                extra={"batch": lease.batch_id, "chunk": lease.chunk_id, "epoch": lease.epoch},
+            )
+        elif held.cancelled:
+            self._feeder.cancel(held)
+            self._committer.commit(held)
+            if self.book.holds(lease.chunk_id) and not held.finished:
+                self._committer.release(held, "the batch was cancelled")
+        elif held.is_complete and not held.finished and not self._patience.waits:
+            self._committer.release(held, "its requests are final but the chunk is not done")
+
+    def _recover(self, exc: EngineError) -> None:
+        """Save what finished, give the leases back charged with the crash, start a new engine."""
+        _log.error("the engine failed: %s", exc)
+        culprit = self._culprit()
+        if culprit is not None:
+            self._committer.blame(*culprit, message=f"the request crashes the engine: {exc}")
+        self._committer.commit_all()
+        for held in self.book.all():
+            crashed = bool(held.running)  # what still waited cannot be to blame
+            self._committer.release(held, str(exc), crashed=crashed)
+        self.supervisor.restart()
+
+    def _culprit(self) -> tuple[HeldLease, int] | None:
+        """The only request in the engine, when its chunk was on its last chance."""
+        running = [(held, idx) for held in self.book.all() for idx in held.running]
+        if len(running) == 1 and self._feeder.is_last_chance(running[0][0]):
+            return running[0]
+        return None
+
+    def _drain(self) -> None:
+        """Stop generating, write what finished, give the rest back uncharged."""
+        try:
+            if any(held.running for held in self.book.all()):
+                self._feeder.quiet()
+        except EngineError as exc:
+            _log.warning("the engine ended while the worker stopped: %s", exc)
+        deadline = time.monotonic() + self._settings.drain_timeout_s / 2
+        self._committer.commit_all()
+        while self.book.uncommitted and time.monotonic() < deadline:
+            time.sleep(_TICK_S)  # the database is away: patience says when to ask again
+            self._committer.commit_all()
+        for held in self.book.all():
+            self._committer.release(held, "the worker stops")

@@ -1,0 +1,42 @@
+"""How a worker writes its log: lines of JSON for machines, plain lines on a terminal.
+
+The one place that configures logging. It never sees prompts or outputs: who logs passes ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+_FIELDS = "{asctime} {levelname} {name} {message}"
+_QUIET_LIBRARIES = ("kombu", "amqp", "celery", "sqlalchemy", "alembic")
+
+
+def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
+    """Send records of `level` and worse to the stream (standard error unless given).
+
+    Fields given as `extra` become JSON keys; libraries are heard from warning on.
+    """
+    target = stream or sys.stderr
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(_terminal_format() if target.isatty() else _json_format())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for library in _QUIET_LIBRARIES:
+        logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
+
+
+def _json_format() -> logging.Formatter:
+    return JsonFormatter(
+        _FIELDS,
+        style="{",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+    )
+
+
+def _terminal_format() -> logging.Formatter:
+    return logging.Formatter("{asctime} {levelname:<7} {message}", style="{", datefmt="%H:%M:%S")
