@@ -20,10 +20,10 @@ from models.wire.strict_json import shown
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 _ALIAS = "max_completion_tokens"
-_IDENTIFIERS = ("user", "safety_identifier")  # of the caller's own end user: change no answer
+IDENTIFIERS = ("user", "safety_identifier")  # of the caller's own end user: change no answer
 
 # Fields that are known and not supported, with the values at which they change nothing.
-_HARMLESS_AT: Mapping[str, tuple[object, ...]] = {
+HARMLESS_AT: Mapping[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
@@ -46,7 +46,7 @@ _HARMLESS_AT: Mapping[str, tuple[object, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-_ADVICE: Mapping[str, str] = {
+ADVICE: Mapping[str, str] = {
     "best_of": "; ask for several answers with n",
     "prompt_cache_key": "; equal prompt starts are shared by themselves",
     "stream": "; a batch's answers are written when they are complete",
@@ -93,15 +93,15 @@ def _understood(fields: Mapping[str, object], where: str) -> dict[str, object]:
 
 
 def _is_harmless(name: str, value: object, where: str) -> bool:
-    if name in _IDENTIFIERS:
+    if name in IDENTIFIERS:
         if not isinstance(value, str):
             raise refusals.bad_type(where, name, value, wanted="a string")
         return True
-    if name not in _HARMLESS_AT:
+    if name not in HARMLESS_AT:
         return False
-    if any(type(value) is type(same) and value == same for same in _HARMLESS_AT[name]):
+    if any(type(value) is type(same) and value == same for same in HARMLESS_AT[name]):
         return True
-    reason = f"is not supported{_ADVICE.get(name, '; leave it out')}"
+    reason = f"is not supported{ADVICE.get(name, '; leave it out')}"
     raise refusals.bad_field(where, name, reason, code=refusals.UNSUPPORTED)
 
 

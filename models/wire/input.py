@@ -19,7 +19,7 @@ from models.wire.requests import Record, RequestParser, RequestRules
 from models.wire.tables import read_csv, read_parquet
 from models.wire.text_files import read_jsonl, read_text
 
-__all__ = ["InputLimits", "RequestRules", "file_digest", "file_endpoint", "read_lines"]
+__all__ = ["InputLimits", "RequestRules", "file_digest", "read_lines"]
 
 Source = Callable[[Path, InputLimits], Iterator[Record]]
 
@@ -61,21 +61,6 @@ def read_lines(
     )
     limits = limits or InputLimits()
     return _parsed(path, _records(path, limits), RequestParser(rules), limits)
-
-
-def file_endpoint(
-    path: Path, *, as_completion: bool = False, limits: InputLimits | None = None
-) -> Endpoint:
-    """The endpoint of a batch made of this file: that of its first usable request.
-
-    Raises InputFileError as `read_lines` does.
-    """
-    limits = limits or InputLimits()
-    parser = RequestParser(RequestRules(model_name=None, as_completion=as_completion))
-    for _ in _parsed(path, _records(path, limits), parser, limits):
-        if parser.endpoint is not None:
-            return parser.endpoint
-    return Endpoint.COMPLETIONS if as_completion else Endpoint.CHAT
 
 
 def _records(path: Path, limits: InputLimits) -> Iterator[Record]:
