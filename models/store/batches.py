@@ -47,6 +47,16 @@ def get_batch(database: Database, batch_id: str, tenant_id: str = DEFAULT_TENANT
     return batch_view(row)
 
 
+def find_batch(
+    database: Database, idempotency_key: str, tenant_id: str = DEFAULT_TENANT
+) -> Batch | None:
+    """The batch that was submitted with this key, if any."""
+    by_key = (batches.c.tenant_id == tenant_id, batches.c.idempotency_key == idempotency_key)
+    with database.read() as connection:
+        row = connection.execute(select(batches).where(*by_key)).mappings().first()
+    return None if row is None else batch_view(row)
+
+
 def list_batches(
     database: Database,
     *,
