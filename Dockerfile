@@ -1,0 +1,48 @@
+# syntax=docker/dockerfile:1
+# Targets: `client` (submits and reads batches, upgrades the database; no torch) and `worker`.
+
+FROM python:3.11-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    NIGHTSHIFT_HOME=/data \
+    HF_HOME=/data/huggingface
+RUN useradd --system --uid 10001 --home-dir /data --create-home nightshift
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The dependencies are installed before the code is there, so that a change of code reuses them.
+RUN mkdir cli models worker
+
+
+FROM base AS client
+RUN pip install -c constraints.txt . && pip uninstall --yes nightshift
+COPY models models
+COPY worker worker
+COPY cli cli
+RUN pip install --no-deps .
+USER 10001
+VOLUME /data
+ENTRYPOINT ["nightshift"]
+CMD ["--help"]
+
+
+FROM base AS worker
+# PyTorch's CPU build is 200 MB; the public index's default build carries several GB of CUDA.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install -c constraints.txt --extra-index-url "${TORCH_INDEX}" '.[worker]' \
+    && pip uninstall --yes nightshift
+COPY models models
+COPY worker worker
+COPY cli cli
+RUN pip install --no-deps .
+COPY examples examples
+USER 10001
+VOLUME /data
+STOPSIGNAL SIGTERM
+# Loading a large model takes minutes; the check passes as soon as the worker has joined.
+HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
+    CMD ["python", "-m", "worker.health"]
+ENTRYPOINT ["nightshift"]
+CMD ["worker", "--help"]

@@ -1,0 +1,1 @@
+"""Tests of the container files, without a container engine: schema, linter, the very commands."""
