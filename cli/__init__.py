@@ -1,3 +1,3 @@
-"""The command line: the composition root, which may import everything."""
+"""The `nightshift` command: wires store, registry and workers together for a terminal."""
 
 from __future__ import annotations

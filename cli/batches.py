@@ -1,0 +1,29 @@
+"""`nightshift cancel` and `nightshift retry`: change the course of a batch."""
+
+from __future__ import annotations
+
+import typer
+
+from cli import options
+from cli.context import load, open_database
+from cli.submit import print_batch, ring_for
+
+
+def cancel(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
+    """Cancel a batch; what is finished stays and is delivered."""
+    from models.store.batches import cancel_batch
+
+    with open_database(load(context)) as database:
+        cancelled = cancel_batch(database, batch)
+    print_batch(cancelled, as_json=as_json)
+
+
+def retry(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
+    """Submit the failed requests of a batch again and print the new batch's id."""
+    from models.store.retry import retry_batch
+
+    settings = load(context)
+    with open_database(settings) as database:
+        fresh = retry_batch(database, batch, chunk_requests=settings.chunk_requests)
+        ring_for(settings, database, fresh)
+    print_batch(fresh, as_json=as_json)

@@ -1,0 +1,184 @@
+"""`nightshift doctor`: what works here, and what to do about what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli import options, processor
+from cli.context import load, open_database, open_registry
+from cli.display import emit, emit_json, format_bytes
+from models.errors import NightshiftError, SettingsError, UnavailableError
+
+if TYPE_CHECKING:
+    from models.settings import Settings
+
+PACKAGES = ("torch", "transformers", "tokenizers", "celery", "sqlalchemy", "redis")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding; `advice` is what to do when it is not ok."""
+
+    name: str
+    ok: bool
+    value: str
+    advice: str = ""
+    exit_code: int = 1
+
+
+def doctor(context: typer.Context, as_json: options.AsJson = False) -> None:
+    """Show what works here: processor, kernels, memory, Redis, database, models, settings.
+
+    Exits with 0 when Nightshift can run here.
+    """
+    checks = list(_run_checks(context))
+    failed = [check for check in checks if not check.ok]
+    if as_json:
+        emit_json({"usable": not failed, "checks": [dataclasses.asdict(check) for check in checks]})
+    else:
+        _print_checks(checks)
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+def _print_checks(checks: list[Check]) -> None:
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = "ok  " if check.ok else "FAIL"
+        emit(f"{mark}  {check.name.ljust(width)}  {check.value}")
+        if not check.ok and check.advice:
+            emit(f"      {' ' * width}  {check.advice}")
+
+
+def _run_checks(context: typer.Context) -> Iterator[Check]:
+    yield _python()
+    yield _packages()
+    yield _processor()
+    yield _int8_kernel()
+    yield _memory()
+    try:
+        settings = load(context)
+    except SettingsError as exc:
+        yield Check("settings", False, str(exc), _setting_names(), exc.exit_code)
+        return
+    yield _home(settings.home)
+    for name, look in (("redis", _redis), ("database", _database), ("models", _models)):
+        yield _guarded(name, look, settings)
+    yield from _settings(settings)
+
+
+def _guarded(name: str, look: Callable[[Settings], str], settings: Settings) -> Check:
+    try:
+        return Check(name, True, look(settings))
+    except NightshiftError as exc:
+        return Check(name, False, type(exc).__name__, str(exc), exc.exit_code)
+
+
+def _python() -> Check:
+    good = sys.version_info >= (3, 11)
+    return Check("python", good, platform.python_version(), "install Python 3.11 or newer")
+
+
+def _packages() -> Check:
+    found: list[str] = []
+    missing: list[str] = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    advice = f"install {', '.join(missing)}: pip install -e '.[worker]'" if missing else ""
+    return Check("packages", not missing, ", ".join(found), advice)
+
+
+def _processor() -> Check:
+    from worker.backends.machine import usable_cores
+
+    features = ", ".join(processor.cpu_features()) or "no vector instructions that help"
+    value = f"{processor.cpu_name()}, {usable_cores()} cores usable, {features}"
+    return Check("processor", True, value)
+
+
+def _int8_kernel() -> Check:
+    probe = processor.probe_int8_kernel()
+    if probe.kernel is None:
+        return Check(
+            "int8 kernel", False, "does not run", f"use --weights bf16 here: {probe.problem}"
+        )
+    return Check("int8 kernel", True, probe.kernel)
+
+
+def _memory() -> Check:
+    import psutil
+
+    from worker.backends.machine import free_memory_bytes, total_memory_bytes
+
+    free, total = free_memory_bytes(), total_memory_bytes()
+    limited = " (the container's limit)" if total < psutil.virtual_memory().total else ""
+    return Check("memory", True, f"{format_bytes(free)} free of {format_bytes(total)}{limited}")
+
+
+def _home(home: Path) -> Check:
+    existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    return Check("home", True, f"{home}, {format_bytes(free)} free on the disk")
+
+
+def _redis(settings: Settings) -> str:
+    if settings.broker_url is None:
+        return "not configured: batches run embedded, on this machine"
+    import redis
+
+    try:
+        client = redis.Redis.from_url(
+            settings.broker_url, socket_connect_timeout=3, socket_timeout=3
+        )
+        with client:
+            answer = client.info("server")
+    except (redis.RedisError, ValueError, OSError) as exc:
+        raise UnavailableError(
+            f"start Redis or correct the broker URL: {_CREDENTIALS.sub('***@', str(exc))}"
+        ) from exc
+    return f"{_masked(settings.broker_url)}, Redis {answer.get('redis_version', 'unknown')}"
+
+
+def _database(settings: Settings) -> str:
+    with open_database(settings):
+        return _masked(settings.resolved_database_url)
+
+
+def _models(settings: Settings) -> str:
+    entries = open_registry(settings).entries()
+    if not entries:
+        return "none yet: `nightshift model add` registers one, and so does `run --model FOLDER`"
+    return ", ".join(str(entry.key) for entry in entries)
+
+
+def _settings(settings: Settings) -> Iterator[Check]:
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        shown = "unset" if value is None else _masked(str(value))
+        origin = "" if name in settings.model_fields_set else " (default)"
+        yield Check(f"NIGHTSHIFT_{name.upper()}", True, f"{shown}{origin}")
+
+
+def _setting_names() -> str:
+    from models.settings import ENV_PREFIX, Settings
+
+    return "known: " + ", ".join(ENV_PREFIX + name.upper() for name in Settings.model_fields)
+
+
+def _masked(url: str) -> str:
+    return _CREDENTIALS.sub("***@", url)

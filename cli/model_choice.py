@@ -1,0 +1,87 @@
+"""From what the user writes after `--model` to an artifact of the registry.
+
+A folder is registered under its own name, quantized the first time and found again afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.progress import TensorProgress
+from models.errors import InputError, NotFoundError
+from models.model_key import ModelKey, Weights
+
+if TYPE_CHECKING:
+    from worker.llm.registry import Registry, RegistryEntry
+
+DEFAULT_WEIGHTS = Weights.INT8
+
+
+def ensure_model(registry: Registry, name_or_path: str, weights: Weights | None) -> ModelKey:
+    """The key of an artifact that is in the registry when this returns.
+
+    Raises NotFoundError with advice, or the ModelError of a folder that cannot be used.
+    """
+    if is_folder(registry, name_or_path):
+        return add_folder(registry, name_or_path, weights or DEFAULT_WEIGHTS)
+    name, weights = split_name(name_or_path, weights)
+    return registry.resolve(name, weights)
+
+
+def split_name(text: str, weights: Weights | None) -> tuple[str, Weights | None]:
+    """`name:int8` is the same as `name` with --weights int8; raises InputError when they differ."""
+    if ":" not in text:
+        return text, weights
+    key = ModelKey.parse(text)
+    if weights not in (None, key.weights):
+        raise InputError(f"--model {text} and --weights {weights} differ; leave one out")
+    return key.name, key.weights
+
+
+def is_folder(registry: Registry, name_or_path: str) -> bool:
+    """Whether a model's folder is meant: a registered name wins over a folder beside it.
+
+    Raises NotFoundError for text that looks like a path where there is no folder.
+    """
+    folder = Path(name_or_path)
+    if any(entry.key.name == name_or_path for entry in registry.entries()):
+        return False
+    if folder.is_dir():
+        return True
+    if "/" in name_or_path:
+        raise NotFoundError(
+            f"there is no model folder {name_or_path}; a model of the Hugging Face Hub is added "
+            f"first: nightshift model add {name_or_path} --name NAME --weights {DEFAULT_WEIGHTS}"
+        )
+    return False
+
+
+def add_folder(registry: Registry, path: str, weights: Weights) -> ModelKey:
+    """Register a local model's folder under the folder's name."""
+    folder = Path(path).resolve()
+    return add_to_registry(registry, str(folder), name=folder.name, weights=weights).key
+
+
+def add_to_registry(
+    registry: Registry,
+    source: str,
+    *,
+    name: str | None,
+    weights: Weights,
+    revision: str | None = None,
+) -> RegistryEntry:
+    """Quantize a model into the registry, showing how far it is; a no-op when it is there."""
+    from worker.llm.add import add_model
+
+    with TensorProgress(f"quantizing to {weights}") as progress:
+        return add_model(
+            registry,
+            source,
+            name=name,
+            weights=weights,
+            revision=revision,
+            token=os.environ.get("HF_TOKEN"),
+            progress=progress.update,
+        )

@@ -1,0 +1,125 @@
+"""`nightshift model …`: the registry of quantized models on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.context import load, open_registry
+from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
+from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, split_name
+from models.errors import NotFoundError
+from models.model_key import Weights
+
+if TYPE_CHECKING:
+    from worker.llm.registry import RegistryEntry
+
+RegisteredName = Annotated[str, typer.Argument(metavar="NAME", help="Registered name.")]
+Kind = Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")]
+
+
+def add(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="PATH_OR_HUB_ID", help="Folder, or OWNER/NAME on the Hub.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Default: the last part of the source.")
+    ] = None,
+    weights: Kind = DEFAULT_WEIGHTS,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Quantize a model into the registry; nothing is done again when it is there.
+
+    A gated model of the Hub needs HF_TOKEN in the environment and its licence accepted.
+    """
+    registry = open_registry(load(context))
+    entry = add_to_registry(registry, source, name=name, weights=weights, revision=revision)
+    _report(entry, as_json=as_json)
+
+
+def quantize(
+    context: typer.Context,
+    name: RegisteredName,
+    weights: Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Make another kind of weights of a registered model, from the same source."""
+    registry = open_registry(load(context))
+    known = next((entry for entry in registry.entries() if entry.key.name == name), None)
+    if known is None:
+        raise NotFoundError(
+            f"there is no model {name}: add it with `nightshift model add PATH_OR_HUB_ID "
+            f"--name {name} --weights {weights}`"
+        )
+    entry = add_to_registry(
+        registry, known.source, name=name, weights=weights, revision=known.commit
+    )
+    _report(entry, as_json=as_json)
+
+
+def list_models(context: typer.Context, as_json: options.AsJson = False) -> None:
+    """List the registered models."""
+    entries = open_registry(load(context)).entries()
+    if as_json:
+        emit_json([_as_dict(entry) for entry in entries])
+    elif entries:
+        print_table(
+            ("NAME", "WEIGHTS", "SIZE", "SOURCE"),
+            [
+                (entry.key.name, str(entry.key.weights), format_bytes(entry.bytes), entry.source)
+                for entry in entries
+            ],
+        )
+    else:
+        say("no model yet; `nightshift model add PATH_OR_HUB_ID` registers one")
+
+
+def show(
+    context: typer.Context,
+    name: RegisteredName,
+    weights: options.WeightsKind = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show one registered model: where it came from and how it was quantized."""
+    registry = open_registry(load(context))
+    entry = registry.entry(registry.resolve(*split_name(name, weights)))
+    if as_json:
+        emit_json(_as_dict(entry))
+    else:
+        print_pairs([(name, str(value)) for name, value in _as_dict(entry).items()])
+
+
+def remove(
+    context: typer.Context, name: RegisteredName, weights: options.WeightsKind = None
+) -> None:
+    """Remove one kind of weights of a registered model from the disk."""
+    registry = open_registry(load(context))
+    key = registry.resolve(*split_name(name, weights))
+    registry.remove(key)
+    say(f"removed {key}")
+
+
+def _report(entry: RegistryEntry, *, as_json: bool) -> None:
+    if as_json:
+        emit_json(_as_dict(entry))
+    else:
+        emit(str(entry.key))
+
+
+def _as_dict(entry: RegistryEntry) -> dict[str, object]:
+    return {
+        "name": entry.key.name,
+        "weights": str(entry.key.weights),
+        "folder": str(entry.folder),
+        "bytes": entry.bytes,
+        "source": entry.source,
+        "commit": entry.commit,
+        "architecture": entry.architecture,
+        "digest": entry.digest,
+    }

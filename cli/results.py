@@ -1,0 +1,105 @@
+"""`nightshift results`: the output lines of a batch, also while it still runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.context import load, open_database
+from cli.display import emit, say
+from cli.output_file import check_writable, write_json_lines
+from models.states import ResultStatus
+
+if TYPE_CHECKING:
+    from models.database import Database
+    from models.store.views import Batch, RequestRecord
+
+POLL_S = 1.0
+
+
+def results(
+    context: typer.Context,
+    batch: options.BatchId,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write a file instead.")
+    ] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Lines of the requests that failed instead.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the batch has ended.")
+    ] = False,
+) -> None:
+    """Print one JSON line for each answered request, in the order of the input.
+
+    With --follow each line comes when its request is finished, in the order of finishing.
+    """
+    from models.store.batches import get_batch
+
+    if output is not None:
+        check_writable(output)
+    status = ResultStatus.ERROR if errors else ResultStatus.OK
+    with open_database(load(context)) as database:
+        found = get_batch(database, batch)
+        read = follow_lines if follow else batch_lines
+        lines = read(database, found, status)
+        if output is not None:
+            say(f"{write_json_lines(output, lines)} lines written to {output}")
+            return
+        for line in lines:
+            emit(json.dumps(line, ensure_ascii=False))
+
+
+def batch_lines(
+    database: Database, batch: Batch, status: ResultStatus
+) -> Iterator[dict[str, object]]:
+    """The lines of all requests that ended with `status` so far, in input order."""
+    from models.store.results import stream_records
+    from models.wire.output import result_line
+
+    for record in stream_records(database, batch.id, status=status):
+        yield result_line(record, batch)
+
+
+def follow_lines(
+    database: Database, batch: Batch, status: ResultStatus
+) -> Iterator[dict[str, object]]:
+    """The same lines as they come, until the batch is terminal; every line once."""
+    from models.store.batches import get_batch
+    from models.wire.output import result_line
+
+    seen = _Seen()
+    while True:
+        has_ended = get_batch(database, batch.id).is_terminal
+        for record in seen.new_records(database, batch.id):
+            if record.status == status:
+                yield result_line(record, batch)
+        if has_ended:
+            return
+        time.sleep(POLL_S)
+
+
+class _Seen:
+    """Which results were read: all below a mark, and a few above it."""
+
+    def __init__(self) -> None:
+        self._mark = 0
+        self._above: set[int] = set()
+
+    def new_records(self, database: Database, batch_id: str) -> Iterator[RequestRecord]:
+        """Final requests that were not read yet, in input order."""
+        from models.store.results import stream_records
+
+        for record in stream_records(database, batch_id, after_idx=self._mark - 1):
+            if record.idx not in self._above:
+                yield record
+                self._above.add(record.idx)
+        while self._mark in self._above:
+            self._above.remove(self._mark)
+            self._mark += 1

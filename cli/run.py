@@ -1,0 +1,91 @@
+"""`nightshift run`: submit, work and wait in one command, without any server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.context import load
+from cli.output_file import check_writable, write_json
+from cli.submission import InputOptions
+
+
+def run(
+    context: typer.Context,
+    input_path: options.InputPath,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUTPUT", help="Answers as JSONL.")
+    ],
+    model: options.ModelName,
+    weights: options.WeightsKind = None,
+    summary: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the run's figures as JSON.")
+    ] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Failed requests; default: OUTPUT's .errors.jsonl."),
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start afresh although this was run before.")
+    ] = False,
+    system: options.SystemText = None,
+    completions: options.Completions = False,
+    max_tokens: options.MaxTokens = None,
+    min_tokens: options.MinTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    threads: options.Threads = None,
+    max_sequences: options.MaxSequences = None,
+    step_tokens: options.StepTokens = None,
+    kv_cache_bytes: options.KvCacheBytes = None,
+) -> None:
+    """Answer a file of requests on this machine; the same command again resumes.
+
+    A model's folder is registered under its name and quantized once (int8 unless --weights says
+    otherwise). OUTPUT gets one line per answered request, in the order of INPUT; requests that
+    failed go to the errors file. Decoding flags are defaults: what a request says itself wins.
+    """
+    from cli.run_steps import RunPlan, execute
+
+    defaults = options.given_parameters(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        seed=seed,
+    )
+    settings = load(
+        context,
+        threads=threads,
+        max_sequences=max_sequences,
+        step_tokens=step_tokens,
+        kv_cache_bytes=kv_cache_bytes,
+    )
+    plan = RunPlan(
+        input=InputOptions(
+            path=input_path, defaults=defaults, system=system, completions=completions
+        ),
+        output=output,
+        errors=errors or output.with_suffix(".errors.jsonl"),
+        model=model,
+        weights=weights,
+        fresh=new,
+    )
+    for path in filter(None, (output, plan.errors, summary)):
+        check_writable(path)
+    figures = execute(settings, plan)
+    figures.print()
+    if summary is not None:
+        write_json(summary, figures.as_dict())

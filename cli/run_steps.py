@@ -1,0 +1,199 @@
+"""The steps of `nightshift run`: model, submit, generate, write; each can be done again.
+
+Every step finds what an earlier run left: the artifact in the registry, the batch by its
+idempotency key, the results in the database. That is all there is to resuming.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli.context import open_database, open_registry
+from cli.display import say
+from cli.model_choice import ensure_model
+from cli.output_file import write_json_lines
+from cli.progress import LOADING, ProgressDisplay, progress_display
+from cli.results import batch_lines
+from cli.status import raise_unless_completed
+from cli.stopping import stop_on_signals
+from cli.submission import InputOptions, submit_input
+from cli.summary import SAMPLES, RunSummary, print_sample
+from models.model_key import ModelKey, Weights
+from models.states import ResultStatus
+
+if TYPE_CHECKING:
+    from models.database import Database
+    from models.settings import Settings
+    from models.store.views import Batch, Submitted
+    from worker.llm.registry import Registry
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What one command line asks for."""
+
+    input: InputOptions
+    output: Path
+    errors: Path
+    model: str
+    weights: Weights | None
+    fresh: bool
+
+
+class Stopwatch:
+    """Seconds of the stages of a run, which follow one another."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = time.monotonic() - started_s
+
+    @property
+    def total_s(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return time.monotonic() - self._started_s
+
+
+def execute(settings: Settings, plan: RunPlan) -> RunSummary:
+    """Run to the end, or to the point where a signal stopped it (exit code 130)."""
+    watch = Stopwatch()
+    digest = plan.input.digest()  # a wrong path is told before anything slow begins
+    registry = open_registry(settings)
+    with watch.stage("model"):
+        key = ensure_model(registry, plan.model, plan.weights)
+    with open_database(settings, create=True) as database:
+        with watch.stage("submit"):
+            found = _find_or_submit(database, settings, registry, plan, key=key, digest=digest)
+        return _finish(database, settings, plan, submitted=found, watch=watch)
+
+
+def _find_or_submit(
+    database: Database,
+    settings: Settings,
+    registry: Registry,
+    plan: RunPlan,
+    *,
+    key: ModelKey,
+    digest: str,
+) -> Submitted:
+    """The batch of this very run, from an earlier call or new."""
+    artifact = next(entry.digest for entry in registry.entries() if entry.key == key)
+    sought = f"{digest} {artifact} {plan.output.resolve()}"
+    base = f"run-{hashlib.sha256(sought.encode()).hexdigest()}"
+    newest = _newest_run(database, base)
+    submitted = submit_input(
+        database,
+        settings,
+        plan.input,
+        model=key,
+        digest=digest,
+        idempotency_key=f"{base}-{max(1, newest + plan.fresh)}",
+    )
+    return submitted
+
+
+def _newest_run(database: Database, base: str) -> int:
+    """How often this was begun afresh: `--new` makes the next number of the same key."""
+    from models.store.batches import find_batch
+
+    number = 0
+    while find_batch(database, f"{base}-{number + 1}") is not None:
+        number += 1
+    return number
+
+
+def _finish(
+    database: Database, settings: Settings, plan: RunPlan, *, submitted: Submitted, watch: Stopwatch
+) -> RunSummary:
+    """Generate what is missing, write the files and sum up."""
+    from models.store.results import batch_figures, database_time
+
+    batch = submitted.batch
+    kept = 0 if submitted.created else batch.completed + batch.failed
+    began_at = database_time(database)
+    if kept:
+        say(f"{kept} of {batch.total} requests are kept from an earlier run")
+    if not batch.is_terminal:
+        with watch.stage("load and generate"):
+            batch = _generate(database, settings, batch)
+    with watch.stage("write"):
+        failed = _write(database, plan, batch)
+    _show(database, plan, batch, failed=failed)
+    raise_unless_completed(batch)
+    figures = batch_figures(database, batch.id, began_at)
+    return RunSummary(
+        batch_id=batch.id,
+        model=batch.model,
+        figures=figures,
+        kept=kept,
+        seconds_total=watch.total_s,
+        peak_rss_bytes=figures.peak_rss_bytes or 0,
+        stage_seconds=watch.stages,
+    )
+
+
+def _generate(database: Database, settings: Settings, batch: Batch) -> Batch:
+    """Work on the batch until it ends; a signal leaves with exit code 130 and everything kept."""
+    from worker.embedded import EmbeddedWorker
+
+    worker = EmbeddedWorker(settings, database, batch.model)
+    with stop_on_signals() as stop, progress_display() as display:
+        _tell(display, batch, stage=LOADING)
+        batch = worker.run_batch(
+            batch.id,
+            on_progress=lambda now: _tell(display, now, stage="generating"),
+            should_stop=stop.is_set,
+        )
+    if not batch.is_terminal:
+        done = batch.completed + batch.failed
+        say(f"stopped: {done} of {batch.total} requests are kept; the same command goes on")
+        raise typer.Exit(INTERRUPTED)
+    return batch
+
+
+def _tell(display: ProgressDisplay, batch: Batch, *, stage: str) -> None:
+    display.update(
+        done=batch.completed + batch.failed,
+        total=batch.total,
+        output_tokens=batch.output_tokens,
+        stage=stage,
+    )
+
+
+def _write(database: Database, plan: RunPlan, batch: Batch) -> int:
+    """Write both files whole; returns how many requests failed. No failures, no errors file."""
+    write_json_lines(plan.output, batch_lines(database, batch, ResultStatus.OK))
+    if batch.failed:
+        return write_json_lines(plan.errors, batch_lines(database, batch, ResultStatus.ERROR))
+    plan.errors.unlink(missing_ok=True)  # of an earlier run, whose batch this replaces
+    return 0
+
+
+def _show(database: Database, plan: RunPlan, batch: Batch, *, failed: int) -> None:
+    from models.store.results import stream_records
+
+    answered = stream_records(database, batch.id, status=ResultStatus.OK)
+    for record in itertools.islice(answered, SAMPLES):
+        print_sample(record)
+    say(f"{batch.completed} answers in {plan.output}")
+    if failed:
+        say(f"{failed} requests failed: see {plan.errors}")

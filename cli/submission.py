@@ -1,0 +1,102 @@
+"""From an input file and the flags to a stored batch; `run` and `submit` both go through here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.model_key import ModelKey
+
+if TYPE_CHECKING:
+    from models.database import Database
+    from models.settings import Settings
+    from models.store.views import Submitted
+    from models.wire.lines import Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """What the flags say about the requests of a file."""
+
+    path: Path
+    defaults: Mapping[str, object] = field(default_factory=dict)  # decoding parameters
+    system: str | None = None
+    completions: bool = False
+
+    def digest(self) -> str:
+        """SHA-256 of the file and these flags: equal ones ask for the same answers.
+
+        Raises InputFileError for a file that cannot be read.
+        """
+        from models.wire.input import file_digest
+
+        flags = {
+            "file": file_digest(self.path)[0],
+            "defaults": dict(self.defaults),
+            "system": self.system,
+            "completions": self.completions,
+        }
+        return hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()
+
+
+def submit_input(
+    database: Database,
+    settings: Settings,
+    options: InputOptions,
+    *,
+    model: ModelKey,
+    digest: str,
+    idempotency_key: str | None,
+    priority: int = 0,
+) -> Submitted:
+    """Store the file as a batch, or find the batch that the same key made before.
+
+    Raises InputFileError when nothing of the file can be used, IdempotencyConflict.
+    """
+    from models.store.submit import submit_batch
+    from models.store.views import Submission
+
+    endpoint, lines = _peek_endpoint(_read(settings, options, model))
+    submission = Submission(
+        model=model,
+        endpoint=endpoint,
+        file_name=options.path.name,
+        file_bytes=options.path.stat().st_size,
+        body_sha256=hashlib.sha256(f"{digest} {model}".encode()).hexdigest(),
+        chunk_requests=settings.chunk_requests,
+        idempotency_key=idempotency_key,
+        priority=priority,
+    )
+    return submit_batch(database, submission, lines)
+
+
+def _read(settings: Settings, options: InputOptions, model: ModelKey) -> Iterator[Line]:
+    from models.wire.input import read_lines
+    from models.wire.limits import InputLimits
+
+    return read_lines(
+        options.path,
+        model_name=str(model),
+        defaults=dict(options.defaults),
+        limits=InputLimits.from_settings(settings),
+        system=options.system,
+        as_completion=options.completions,
+    )
+
+
+def _peek_endpoint(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
+    """The endpoint of the first usable request, and all lines from the first on."""
+    from models.wire.endpoints import Endpoint
+    from models.wire.lines import AcceptedLine
+
+    read: list[Line] = []
+    for line in lines:
+        read.append(line)
+        if isinstance(line, AcceptedLine):
+            return line.endpoint, itertools.chain(read, lines)
+    return Endpoint.CHAT, iter(read)

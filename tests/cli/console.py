@@ -1,0 +1,68 @@
+"""The real `nightshift` as a child process: what a user's shell would start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TIMEOUT_S = 120
+
+
+def command_line(*arguments: str | Path) -> list[str]:
+    """The console script of the environment that runs the tests."""
+    return [str(Path(sys.executable).with_name("nightshift")), *map(str, arguments)]
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Runs commands against one home folder; nothing else of the caller's settings is seen."""
+
+    home: Path
+    settings: Mapping[str, str] = field(default_factory=dict)  # more NIGHTSHIFT_ variables
+
+    def run(self, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run to the end; the result has `returncode`, `stdout` and `stderr`."""
+        return subprocess.run(
+            command_line(*arguments),
+            env=self.environment(),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    def succeed(self, *arguments: str | Path) -> str:
+        """Run to the end and return stdout; fails the test for any exit code but 0."""
+        ended = self.run(*arguments)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start without waiting; the test ends it. Output is piped, stderr into stdout's pipe."""
+        return subprocess.Popen(
+            command_line(*arguments),
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The child's environment."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("NIGHTSHIFT_")}
+        return {**kept, "NIGHTSHIFT_HOME": str(self.home), **self.settings}
+
+
+def assert_one_sentence(ended: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The command told one sentence with these parts, and no traceback."""
+    lines = ended.stderr.strip().splitlines()
+    assert "Traceback" not in ended.stderr
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("nightshift: ")
+    for part in parts:
+        assert part in lines[0]
