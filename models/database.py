@@ -198,7 +198,8 @@ def _parse(url: str) -> URL:
 def _create_engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _create_sqlite_engine(url)
-    return create_engine(url, pool_pre_ping=True, connect_args=_postgres_arguments(url))
+    arguments = _postgres_arguments(url)
+    return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=arguments)
 
 
 def _postgres_arguments(url: URL) -> dict[str, Any]:
@@ -215,7 +216,9 @@ def _postgres_arguments(url: URL) -> dict[str, Any]:
 
 
 def _create_sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_MS / 1000})
+    arguments = {"timeout": SQLITE_BUSY_TIMEOUT_MS / 1000}
+    # Parameters hold prompts, which belong in no message and no log.
+    engine = create_engine(url, hide_parameters=True, connect_args=arguments)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -25,7 +25,9 @@ _PG_ROLLED_BACK = frozenset({"40001", "40P01"})
 def redact(url: URL) -> str:
     """The URL for messages and logs: no password in any place."""
     query = {key: "***" if key in _SECRET_QUERY_KEYS else value for key, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
+    # As people write it: which driver serves it is our business.
+    plain = url.set(drivername=url.get_backend_name(), query=query)
+    return plain.render_as_string(hide_password=True)
 
 
 def translate(exc: DBAPIError | PoolTimeout, url: str) -> NightshiftError | None:

@@ -82,4 +82,5 @@ def _copy_failed(connection: Connection, old_id: str, new_id: str) -> int:
         .where(results.c.status == str(ResultStatus.ERROR))
     )
     inserting = insert(requests).from_select(["batch_id", "idx", *names], failed)
-    return connection.execute(inserting).rowcount
+    counted = inserting.execution_options(preserve_rowcount=True)
+    return connection.execute(counted).rowcount

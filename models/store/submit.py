@@ -69,6 +69,8 @@ def submit_batch(database: Database, submission: Submission, lines: Iterable[Lin
             return Submitted(known, created=False)
         raise
     except IntegrityError as exc:
+        if "custom_id" not in str(exc.orig):
+            raise
         raise InputFileError(
             "two lines have the same custom_id: make them unique", code="duplicate_custom_id"
         ) from exc

@@ -31,7 +31,8 @@ def move_batches(target: BatchState) -> Update:
 
 
 def insert_new(connection: Connection, table: Table, key: Sequence[str]) -> Insert:
-    """INSERT that leaves rows alone whose `key` is there already."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing(index_elements=key)
-    return sqlite.insert(table).on_conflict_do_nothing(index_elements=key)
+    """INSERT that leaves rows alone whose `key` is there already; rowcount tells the new ones."""
+    on_postgresql = connection.dialect.name == "postgresql"
+    inserting = postgresql.insert(table) if on_postgresql else sqlite.insert(table)
+    ignoring = inserting.on_conflict_do_nothing(index_elements=key)
+    return ignoring.execution_options(preserve_rowcount=True)

@@ -1,0 +1,3 @@
+"""The job store on both databases."""
+
+from __future__ import annotations
