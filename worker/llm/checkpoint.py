@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.errors import NotFoundError, UnsafeModel, UnsupportedModel
+from worker.llm.artifact import PICKLE_SUFFIXES
 
 INDEX_NAME = "model.safetensors.index.json"
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pt2")
 
 
 class Checkpoint:
@@ -28,7 +28,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._shards: dict[str, Any] = {}  # safe_open handles by file name
+        self._shard: tuple[str, Any] | None = None  # the file that is open, and its name
         self._files = self._index()  # file name by tensor name
 
     def __contains__(self, name: str) -> bool:
@@ -50,15 +50,16 @@ class Checkpoint:
         return tensor
 
     def _open(self, file_name: str) -> Any:
-        if file_name not in self._shards:
+        """One file at a time is held open, so that the others' pages can go."""
+        if self._shard is None or self._shard[0] != file_name:
             path = self._folder / file_name
             try:
-                self._shards[file_name] = safe_open(path, framework="pt")
+                self._shard = (file_name, safe_open(path, framework="pt"))
             except (OSError, SafetensorError) as exc:
                 raise UnsupportedModel(
                     f"{path} is missing or no safetensors file: download the model again"
                 ) from exc
-        return self._shards[file_name]
+        return self._shard[1]
 
     def _index(self) -> dict[str, str]:
         if (self._folder / INDEX_NAME).is_file():

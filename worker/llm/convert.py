@@ -6,7 +6,7 @@ quantized) once. Peak memory is one such matrix, not the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from models.errors import UnsupportedModel
 from models.model_key import Weights
 from worker.llm.config import ModelConfig
 from worker.llm.quantize import quantize_linear
+
+QUANTIZED = (Weights.INT8, Weights.INT4)
 
 
 class TensorSource(Protocol):
@@ -33,6 +35,15 @@ class Part:
 
     name: str
     outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenated:
+    """Matrices of the checkpoint with the same input, one below the other."""
+
+    parts: tuple[Part, ...]
+    inputs: int
+    biased: bool
 
 
 def compute_dtype(weights: Weights) -> torch.dtype:
@@ -57,8 +68,16 @@ def convert(
     if not config.tie_word_embeddings:
         head = _checked(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, weights)
-    elif weights in (Weights.INT8, Weights.INT4):
+    elif weights in QUANTIZED:  # a tied head is quantized as well, beside the embedding
         yield from _stored("lm_head", embedding, None, weights)
+
+
+def tensor_count(config: ModelConfig, weights: Weights) -> int:
+    """How many tensors `convert` yields."""
+    per_linear = 2 if weights in QUANTIZED else 1
+    biases = 2 * (config.attention_bias + config.mlp_bias)
+    head = weights in QUANTIZED or not config.tie_word_embeddings
+    return 2 + config.num_layers * (2 + 4 * per_linear + biases) + head * per_linear
 
 
 def _convert_layer(
@@ -66,43 +85,41 @@ def _convert_layer(
 ) -> Iterator[tuple[str, Tensor]]:
     old, new = f"model.layers.{index}", f"layers.{index}"
     dtype = compute_dtype(weights)
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     for norm, stored in (
         ("input_layernorm", "attention_norm"),
         ("post_attention_layernorm", "mlp_norm"),
     ):
-        tensor = _checked(source, f"{old}.{norm}.weight", (hidden,))
+        tensor = _checked(source, f"{old}.{norm}.weight", (config.hidden_size,))
         yield f"{new}.{stored}.weight", tensor.to(dtype)
-    attention, mlp = f"{old}.self_attn", f"{old}.mlp"
-    linears: Mapping[str, tuple[Sequence[Part], int, bool]] = {
-        "qkv": (
-            (
-                Part(f"{attention}.q_proj", queries),
-                Part(f"{attention}.k_proj", pairs),
-                Part(f"{attention}.v_proj", pairs),
-            ),
-            hidden,
-            config.attention_bias,
-        ),
-        "output": ((Part(f"{attention}.o_proj", hidden),), queries, config.attention_bias),
-        "gate_up": (
-            (Part(f"{mlp}.gate_proj", inner), Part(f"{mlp}.up_proj", inner)),
-            hidden,
-            config.mlp_bias,
-        ),
-        "down": ((Part(f"{mlp}.down_proj", hidden),), inner, config.mlp_bias),
-    }
-    for name, (parts, inputs, biased) in linears.items():
+    for name, linear in _linears(config, old).items():
+        parts = linear.parts
         weight = _joined(
-            [_checked(source, f"{part.name}.weight", (part.outputs, inputs)) for part in parts]
+            [_checked(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
         )
         bias = None
-        if biased:
-            bias = _joined(
-                [_checked(source, f"{part.name}.bias", (part.outputs,)) for part in parts]
-            )
+        if linear.biased:
+            bias = _joined([_checked(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
         yield from _stored(f"{new}.{name}", weight, bias, weights)
+
+
+def _linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
+    """The four matrices of a layer by our names."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+    qkv = (
+        Part(f"{attention}.q_proj", queries),
+        Part(f"{attention}.k_proj", pairs),
+        Part(f"{attention}.v_proj", pairs),
+    )
+    gate_up = (Part(f"{mlp}.gate_proj", inner), Part(f"{mlp}.up_proj", inner))
+    output, down = Part(f"{attention}.o_proj", hidden), Part(f"{mlp}.down_proj", hidden)
+    return {
+        "qkv": Concatenated(qkv, hidden, config.attention_bias),
+        "output": Concatenated((output,), queries, config.attention_bias),
+        "gate_up": Concatenated(gate_up, hidden, config.mlp_bias),
+        "down": Concatenated((down,), inner, config.mlp_bias),
+    }
 
 
 def _stored(

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.model_key import Weights
+from worker.llm.recipe import INT4_GROUPS
 
 CHUNK_ELEMENTS = 1 << 24  # rows are independent, so a large matrix is done in pieces of 64 MB
 INT8_LIMIT = 127
-INT4_GROUPS = (128, 64, 32)  # what the kernel of `Int4Linear` takes, the preferred one first
 INT4_ZERO = 8  # a stored nibble 0…15 means -8…7
 # Of every group's scales the one with the least squared error is kept. Measured on normal weights,
 # these four come within 1 % of a search over sixteen.
@@ -39,10 +39,9 @@ def quantize_linear(weight: Tensor, weights: Weights) -> dict[str, Tensor]:
 
 def dequantize_int4(weight: Tensor, scale: Tensor) -> Tensor:
     """The float32 matrix (N, K') that a stored int4 weight stands for."""
-    values = (unpack_nibbles(weight).to(torch.float32) - INT4_ZERO).unflatten(
-        1, (scale.size(1), -1)
-    )
-    return (values * scale.float().unsqueeze(-1)).flatten(1)
+    values = unpack_nibbles(weight).to(torch.float32) - INT4_ZERO
+    grouped = values.view(*scale.shape, -1)  # (N, K'/group, group)
+    return (grouped * scale.float().unsqueeze(-1)).flatten(1)
 
 
 def unpack_nibbles(packed: Tensor) -> Tensor:

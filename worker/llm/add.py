@@ -1,0 +1,75 @@
+"""Adds a model to the registry: find it, quantize it once, keep it.
+
+The only module that joins the Hub, quantization and the registry. torch is imported when there is
+something to quantize, so that finding a model that is there already costs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from models.errors import ArtifactError, UnsupportedModel
+from models.model_key import ModelKey, Weights
+from worker.llm.artifact import Source, open_artifact
+from worker.llm.hub import fetch_source, identify_source
+from worker.llm.recipe import recipe
+from worker.llm.registry import Registry, RegistryEntry, default_name
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+
+def add_model(
+    registry: Registry,
+    source: str,
+    *,
+    name: str | None = None,
+    weights: Weights,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RegistryEntry:
+    """Register the model in a folder or Hub repository under `name`, quantized to `weights`.
+
+    An artifact made from the same source is kept as it is; two processes that add the same model
+    share one quantization. `progress` hears of tensors done and tensors in all. Raises what
+    `resolve_source` and `write_artifact` raise.
+    """
+    key = ModelKey(name if name is not None else default_name(source), weights)
+    identified = identify_source(source, revision, token)
+    with registry.lock(key):
+        if not _is_current(registry.path(key), identified, weights):
+            folder = fetch_source(identified, token).folder
+            _check_tokenizer(folder)
+            _quantize(folder, registry.path(key), weights, identified, progress)
+    return registry.entry(key)
+
+
+def _is_current(folder: Path, source: Source, weights: Weights) -> bool:
+    """Whether the artifact in `folder` is whole and what this version would make of `source`."""
+    if not folder.is_dir():
+        return False
+    try:
+        manifest = open_artifact(folder, verify=False).manifest
+    except ArtifactError:
+        return False  # damaged or of an older format: it is made again
+    return manifest.source.digest == source.digest and manifest.recipe == recipe(weights)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UnsupportedModel(
+            f"{folder} has no tokenizer.json: give a complete model with its tokenizer"
+        )
+
+
+def _quantize(
+    folder: Path,
+    destination: Path,
+    weights: Weights,
+    source: Source,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    from worker.llm.artifact_writer import write_artifact
+
+    write_artifact(folder, destination, weights, source=source, progress=progress)

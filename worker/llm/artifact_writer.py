@@ -1,0 +1,172 @@
+"""Quantizes a checkpoint into an artifact, once; afterwards it is only loaded.
+
+Goes tensor by tensor over the memory-mapped checkpoint and writes a file whenever enough has been
+gathered: memory holds one file's worth and one matrix, never the model.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from models.errors import StorageFull, UnsafeModel
+from models.model_key import Weights
+from worker.llm.artifact import (
+    MANIFEST_NAME,
+    TENSOR_SUFFIX,
+    Artifact,
+    Manifest,
+    Source,
+    StoredFile,
+    file_sha256,
+    open_artifact,
+)
+from worker.llm.artifact_folder import new_folder
+from worker.llm.checkpoint import Checkpoint
+from worker.llm.config import ModelConfig, kept_config, parse_model_config, read_config_json
+from worker.llm.convert import convert, tensor_count
+from worker.llm.recipe import recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+Progress = Callable[[int, int], None]  # tensors done, tensors in all
+
+FILE_BYTES = 512 * 1024**2
+MAX_SIDE_FILE_BYTES = 256 * 1024**2
+# Names that run code in other tools; nothing here would, and no artifact passes them on.
+UNSAFE_KEYS = frozenset({"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"})
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+LICENCE_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+
+
+def write_artifact(
+    source_folder: Path,
+    destination: Path,
+    weights: Weights,
+    *,
+    source: Source,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Convert the Hugging Face model in `source_folder` into an artifact at `destination`.
+
+    Appears there whole or not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError, and
+    StorageFull when the disk cannot hold it.
+    """
+    checkpoint = Checkpoint(source_folder)
+    raw_config = read_config_json(source_folder)
+    config = parse_model_config(raw_config)
+    with _storage_full_as_advice(destination), new_folder(destination) as folder:
+        _copy_side_files(source_folder, folder)
+        _write_json(folder / "config.json", kept_config(raw_config))
+        tensors = convert(config, weights, checkpoint)
+        _write_tensors(_counted(tensors, tensor_count(config, weights), progress), folder)
+        manifest = _manifest(folder, weights, config, source)
+        (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+    return open_artifact(destination, verify=False)
+
+
+def _write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    gathered: dict[str, Tensor] = {}
+    gathered_bytes = number = 0
+    for name, tensor in tensors:
+        if gathered and gathered_bytes + tensor.nbytes > FILE_BYTES:
+            number += 1
+            save_file(gathered, folder / f"tensors-{number:05}{TENSOR_SUFFIX}")
+            gathered, gathered_bytes = {}, 0
+        gathered[name] = tensor.contiguous()
+        gathered_bytes += tensor.nbytes
+    save_file(gathered, folder / f"tensors-{number + 1:05}{TENSOR_SUFFIX}")
+
+
+def _counted(
+    tensors: Iterable[tuple[str, Tensor]], total: int, progress: Progress | None
+) -> Iterator[tuple[str, Tensor]]:
+    for done, item in enumerate(tensors, start=1):
+        yield item
+        if progress is not None:
+            progress(done, total)
+
+
+def _copy_side_files(source: Path, folder: Path) -> None:
+    """Tokenizer, chat template, generation defaults and licence, as far as the model has them."""
+    licences = [path.name for pattern in LICENCE_FILES for path in source.glob(pattern)]
+    for name in (*SIDE_FILES, *sorted(licences)):
+        path = source / name
+        if not path.is_file():
+            continue
+        if path.stat().st_size > MAX_SIDE_FILE_BYTES:
+            raise UnsafeModel(f"{path} is too large for what it should be: do not use this model")
+        if name in ("tokenizer_config.json", "generation_config.json"):
+            _write_json(folder / name, _without_code(path))
+        else:
+            shutil.copyfile(path, folder / name)
+
+
+def _without_code(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as exc:
+        raise UnsafeModel(f"{path} is not JSON: download the model again") from exc
+    if not isinstance(value, dict):
+        raise UnsafeModel(f"{path} is no JSON object: download the model again")
+    return {key: item for key, item in value.items() if key not in UNSAFE_KEYS}
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _manifest(folder: Path, weights: Weights, config: ModelConfig, source: Source) -> Manifest:
+    return Manifest(
+        weights=weights,
+        architecture=config.architecture,
+        source=source,
+        recipe=recipe(weights),
+        tools={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "safetensors", "transformers")},
+        },
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        files={
+            path.name: StoredFile(bytes=path.stat().st_size, sha256=file_sha256(path))
+            for path in sorted(folder.iterdir())
+        },
+    )
+
+
+@contextmanager
+def _storage_full_as_advice(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as exc:
+        full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "os error 28" in str(exc):  # safetensors writes from Rust
+            raise StorageFull(
+                f"no space left for {destination}: free some and run the same command again"
+            ) from exc
+        raise

@@ -1,0 +1,127 @@
+"""Where artifacts are kept: one folder per model and format, ROOT/NAME/WEIGHTS.
+
+The folders are the registry; there is no index to get out of step with them. Imports no torch, so
+that a command can look a model up in no time. Adding one is `add.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from models.errors import ArtifactError, InputError, NotFoundError
+from models.model_key import ModelKey, Weights
+from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
+from worker.llm.artifact_folder import remove_folder
+
+MAX_NAME_LENGTH = 96  # as in ModelKey
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEntry:
+    """One artifact of the registry."""
+
+    key: ModelKey
+    folder: Path
+    bytes: int
+    source: str  # the Hub's org/name or a folder
+    commit: str | None
+    architecture: str
+    digest: str
+
+
+def default_name(path_or_id: str) -> str:
+    """The name of a model that was given none: its folder's or repository's, made a valid one.
+
+    Raises InputError when nothing of it can be used.
+    """
+    last = Path(path_or_id).expanduser().absolute().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")[:MAX_NAME_LENGTH]
+    if not name:
+        raise InputError(f"{path_or_id!r} gives no name for the model: choose one with --name")
+    return name
+
+
+class Registry:
+    """The artifacts below one folder, which need not exist yet."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, key: ModelKey) -> Path:
+        """Where the artifact of `key` is or would be."""
+        return self.root / key.name / key.weights
+
+    def find(self, key: ModelKey) -> Path:
+        """The folder of an artifact that is there; raises NotFoundError."""
+        if not (self.path(key) / MANIFEST_NAME).is_file():
+            raise NotFoundError(
+                f"there is no model {key} in {self.root}: add it with "
+                f"`nightshift model add PATH_OR_HUB_ID --name {key.name} --weights {key.weights}`"
+            )
+        return self.path(key)
+
+    def entries(self) -> list[RegistryEntry]:
+        """Every artifact, by name; folders that hold none, or a damaged manifest, are left out."""
+        found = []
+        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST_NAME}")):
+            try:
+                key = ModelKey.parse(f"{manifest.parent.parent.name}:{manifest.parent.name}")
+                found.append(self.entry(key))
+            except (InputError, ArtifactError):
+                continue
+        return found
+
+    def entry(self, key: ModelKey) -> RegistryEntry:
+        """The artifact of `key`; raises NotFoundError, ArtifactError when it cannot be read."""
+        folder = self.find(key)
+        manifest = read_manifest(folder)
+        artifact = Artifact(folder, manifest, manifest.digest)
+        return RegistryEntry(
+            key=key,
+            folder=folder,
+            bytes=artifact.bytes,
+            source=manifest.source.repository,
+            commit=manifest.source.commit,
+            architecture=manifest.architecture,
+            digest=artifact.digest,
+        )
+
+    def resolve(self, name: str, weights: Weights | None) -> ModelKey:
+        """The key of a registered model.
+
+        Without `weights` there must be one format of it: InputError names them when there are more,
+        NotFoundError says how to add it when there is none.
+        """
+        if weights is not None:
+            key = ModelKey(name, weights)
+            self.find(key)
+            return key
+        keys = [entry.key for entry in self.entries() if entry.key.name == name]
+        if len(keys) == 1:
+            return keys[0]
+        if not keys:
+            raise NotFoundError(
+                f"there is no model {name!r} in {self.root}: add it with "
+                f"`nightshift model add PATH_OR_HUB_ID --name {name} --weights int8`"
+            )
+        kinds = ", ".join(sorted(key.weights for key in keys))
+        raise InputError(f"model {name!r} is there as {kinds}: choose one with --weights")
+
+    def remove(self, key: ModelKey) -> None:
+        """Delete an artifact; raises NotFoundError."""
+        with self.lock(key):
+            remove_folder(self.find(key))
+
+    @contextmanager
+    def lock(self, key: ModelKey) -> Iterator[None]:
+        """Keep other processes from adding or removing `key`; waits for one that is at it."""
+        place = self.path(key)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f".{place.name}.lock")):
+            yield
