@@ -1,0 +1,3 @@
+"""The job side: leases, micro-batches, crashes, drains."""
+
+from __future__ import annotations
