@@ -13,7 +13,7 @@ from models.database import Database, connect_database, upgrade
 from models.generation import TextPrompt
 from models.model_key import ModelKey, Weights
 from models.params import DecodingParams
-from models.settings import Settings
+from models.settings import Settings, load_settings
 from models.store.batches import get_batch, list_chunks
 from models.store.results import stream_records
 from models.store.submit import submit_batch
@@ -86,7 +86,8 @@ def expected_texts(n_requests: int) -> dict[int, str]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
+    return load_settings(
+        {},
         home=tmp_path,
         lease_ttl_s=30,
         renew_period_s=5,

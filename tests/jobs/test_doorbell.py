@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import BrokerUnavailable
 from models.model_key import ModelKey, Weights
-from models.settings import Settings
+from models.settings import load_settings
 from models.store.views import Ring
 from tests.servers import RedisServer, free_port
 from worker.celery_app import create_app
@@ -55,8 +55,10 @@ def over_redis(server: RedisServer) -> Installation:
         bodies = [json.loads(base64.b64decode(message["body"])) for message in messages]
         return [body[0][0]["chunk"] for body in reversed(bodies)]
 
-    bell = CeleryDoorbell(create_app(Settings(broker_url=server.url)))
-    nobody = CeleryDoorbell(create_app(Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")))
+    bell = CeleryDoorbell(create_app(load_settings({}, broker_url=server.url)))
+    nobody = CeleryDoorbell(
+        create_app(load_settings({}, broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    )
     return Installation(bell, heard, nobody)
 
 
@@ -87,7 +89,9 @@ def test_a_bell_that_nobody_can_hear_says_so(installation: Installation) -> None
 
 def test_the_message_holds_ids_only(redis_server: RedisServer) -> None:
     redis_server.flushall()
-    CeleryDoorbell(create_app(Settings(broker_url=redis_server.url))).ring(ring_for(12, n=3))
+    CeleryDoorbell(create_app(load_settings({}, broker_url=redis_server.url))).ring(
+        ring_for(12, n=3)
+    )
     with redis_server.client() as client:
         (raw,) = client.lrange(MODEL.queue, 0, -1)
     body = base64.b64decode(json.loads(raw)["body"])
@@ -97,7 +101,7 @@ def test_the_message_holds_ids_only(redis_server: RedisServer) -> None:
 
 def test_a_broker_that_is_away_is_named_without_its_password() -> None:
     url = f"redis://user:secret@127.0.0.1:{free_port()}/0"
-    bell = CeleryDoorbell(create_app(Settings(broker_url=url)))
+    bell = CeleryDoorbell(create_app(load_settings({}, broker_url=url)))
     with pytest.raises(BrokerUnavailable, match="start Redis") as caught:
         bell.check()
     assert "secret" not in str(caught.value)
@@ -105,7 +109,7 @@ def test_a_broker_that_is_away_is_named_without_its_password() -> None:
 
 def test_waiting_counts_messages(redis_server: RedisServer) -> None:
     redis_server.flushall()
-    bell = CeleryDoorbell(create_app(Settings(broker_url=redis_server.url)))
+    bell = CeleryDoorbell(create_app(load_settings({}, broker_url=redis_server.url)))
     assert bell.waiting(MODEL) == 0
     bell.ring(ring_for(1))
     bell.ring(ring_for(2))
