@@ -58,34 +58,51 @@ class Settings(BaseModel):
         default="info", description="Least severe level that is logged."
     )
 
-    lease_ttl_s: Seconds = Field(90, description="A lease that is not renewed ends after this.")
-    renew_period_s: Seconds = Field(15, description="How often a worker renews its leases.")
-    sweep_period_s: Seconds = Field(15, description="How often expired leases are looked for.")
+    lease_ttl_s: Seconds = Field(
+        default=90, description="A lease that is not renewed ends after this."
+    )
+    renew_period_s: Seconds = Field(default=15, description="How often a worker renews its leases.")
+    sweep_period_s: Seconds = Field(
+        default=15, description="How often expired leases are looked for."
+    )
     dispatch_timeout_s: Seconds = Field(
-        120, description="A dispatched chunk that nobody claims is dispatched again after this."
+        default=120,
+        description="A dispatched chunk that nobody claims is dispatched again after this.",
     )
-    window_per_worker: Count = Field(4, description="Dispatched chunks per live worker at most.")
-    chunk_requests: Count = Field(64, description="Requests of one chunk at most.")
+    window_per_worker: Count = Field(
+        default=4, description="Dispatched chunks per live worker at most."
+    )
+    chunk_requests: Count = Field(default=64, description="Requests of one chunk at most.")
     micro_batch_requests: Count = Field(
-        32, description="Finished requests that may be uncommitted at most."
+        default=32, description="Finished requests that may be uncommitted at most."
     )
-    micro_batch_s: Seconds = Field(1, description="A finished request is committed after this.")
-    max_crashes: Count = Field(3, description="A chunk whose engine crashed so often is given up.")
+    micro_batch_s: Seconds = Field(
+        default=1, description="A finished request is committed after this."
+    )
+    max_crashes: Count = Field(
+        default=3, description="A chunk whose engine crashed so often is given up."
+    )
     stall_timeout_s: Seconds = Field(
-        60, description="An engine without progress for so long is restarted."
+        default=60, description="An engine without progress for so long is restarted."
     )
-    load_timeout_s: Seconds = Field(1800, description="Time that loading a model may take.")
-    drain_timeout_s: Seconds = Field(25, description="Time that a stopping worker may take.")
+    load_timeout_s: Seconds = Field(default=1800, description="Time that loading a model may take.")
+    drain_timeout_s: Seconds = Field(
+        default=25, description="Time that a stopping worker may take."
+    )
 
-    max_file_requests: Count = Field(50_000, description="Requests of one file at most.")
-    max_file_bytes: Count = Field(200 * MIB, description="Bytes of one file at most.")
-    max_line_bytes: Count = Field(MIB, description="Bytes of one line at most.")
+    max_file_requests: Count = Field(default=50_000, description="Requests of one file at most.")
+    max_file_bytes: Count = Field(default=200 * MIB, description="Bytes of one file at most.")
+    max_line_bytes: Count = Field(default=MIB, description="Bytes of one line at most.")
 
-    threads: Count | None = Field(None, description="Compute threads; unset: all usable cores.")
-    max_sequences: Count = Field(96, description="Sequences that the engine runs at once at most.")
-    step_tokens: Count = Field(512, description="Tokens of one engine step at most.")
+    threads: Count | None = Field(
+        default=None, description="Compute threads; unset: all usable cores."
+    )
+    max_sequences: Count = Field(
+        default=96, description="Sequences that the engine runs at once at most."
+    )
+    step_tokens: Count = Field(default=512, description="Tokens of one engine step at most.")
     kv_cache_bytes: Count | None = Field(
-        None, description="Memory of the KV cache; unset: what is free, less a reserve."
+        default=None, description="Memory of the KV cache; unset: what is free, less a reserve."
     )
 
     @model_validator(mode="after")

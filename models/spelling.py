@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` resembles enough to be a misspelling of it."""
-    matches = get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    matches = get_close_matches(name, sorted(known), n=1, cutoff=0.66)
     return matches[0] if matches else None
 
 

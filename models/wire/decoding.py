@@ -162,5 +162,5 @@ def _refusal(error: ErrorDetails, where: str) -> RequestRefused:
     reason = error["msg"].removeprefix("Input ").removeprefix("String ")
     code = refusals.INVALID_TYPE if error["type"].endswith("_type") else refusals.INVALID_VALUE
     value = shown(error["input"])
-    reason = reason.replace("valid tuple", "list").replace("valid dictionary", "object")
+    reason = reason.replace("valid tuple", "list").replace("a valid dictionary", "an object")
     return refusals.bad_field(where, name, f"is {value}, it {reason}", code=code)

@@ -121,12 +121,17 @@ def _csv_row(header: list[str], cells: list[str]) -> dict[str, object]:
 
 def _csv_cell(name: str, cell: str) -> object:
     """The value of a cell: JSON, except where it is a text anyway."""
+    try:
+        data = cell.encode()
+    except UnicodeEncodeError as exc:
+        raise refusals.bad_field("", name, "is not UTF-8", code=refusals.INVALID_LINE) from exc
     if name in _TEXT_COLUMNS or (name == "stop" and not cell.startswith("[")):
         return cell
     try:
-        return loads(cell.lower().encode() if cell in ("True", "False") else cell.encode())
-    except (StrictJsonError, UnicodeEncodeError) as exc:
-        raise refusals.bad_field("", name, f"is {shown(cell)}, which is not a value") from exc
+        return loads(data.lower() if cell in ("True", "False") else data)
+    except StrictJsonError as exc:
+        reason = f"is {shown(cell)}, it should be a number, true, false or JSON"
+        raise refusals.bad_field("", name, reason, code=refusals.INVALID_TYPE) from exc
 
 
 def _parquet_row(row: dict[str, Any], limits: InputLimits) -> dict[str, object]:
