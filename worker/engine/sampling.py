@@ -20,7 +20,7 @@ from worker.engine.request import SamplingParams
 from worker.engine.sequence import Sequence
 from worker.engine.token_counts import TokenCounts
 
-MIN_LOGPROB = -9999.0  # stands for minus infinity, which JSON does not have
+MIN_LOGPROB = -9999.0  # stands for what JSON does not have: minus infinity, not a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,8 @@ def _logprobs(
     if not wanted:
         return result
     rows = torch.tensor([row for row, _ in wanted])
-    all_logprobs = logits[rows].log_softmax(-1).clamp_(min=MIN_LOGPROB)  # (W, V)
+    all_logprobs = logits[rows].log_softmax(-1)  # (W, V)
+    all_logprobs = all_logprobs.nan_to_num(nan=MIN_LOGPROB, neginf=MIN_LOGPROB)
     chosen = all_logprobs.gather(-1, tokens[rows].unsqueeze(-1)).squeeze(-1).tolist()
     largest = all_logprobs.topk(max(num for _, num in wanted), dim=-1)
     top = zip(largest.indices.tolist(), largest.values.tolist(), strict=True)
