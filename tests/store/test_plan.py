@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from models.database import Database
@@ -33,7 +35,7 @@ def test_requests_of_one_prefix_lie_together_and_by_length(database: Database) -
         planned += missing_requests(database, claim(database))
     assert len(planned) == 60
     groups = [request.idx % 3 for request in planned]
-    assert sum(left != right for left, right in zip(groups, groups[1:], strict=False)) == 2
+    assert sum(left != right for left, right in itertools.pairwise(groups)) == 2
     for group in set(groups):
         lengths = [60 - request.idx for request in planned if request.idx % 3 == group]
         assert lengths == sorted(lengths)
@@ -46,7 +48,7 @@ def test_requests_without_a_common_prefix_are_ordered_by_length(database: Databa
     for _ in list_chunks(database, batch.id):
         queued = missing_requests(database, claim(database))
         longest.append([len(str(request.prompt)) for request in queued])
-    for shorter, longer in zip(longest, longest[1:], strict=False):
+    for shorter, longer in itertools.pairwise(longest):
         assert max(shorter) <= min(longer)
 
 
