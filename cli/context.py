@@ -6,6 +6,8 @@ holds and stays fast.
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,26 +31,35 @@ class GlobalFlags:
     log_level: str | None = None
     assignments: tuple[str, ...] = ()  # NAME=VALUE, for the settings without a flag of their own
 
-    def overrides(self) -> dict[str, object]:
-        """The settings that these flags fix; raises SettingsError for a malformed `--set`."""
-        values: dict[str, object] = dict(_parse_assignment(text) for text in self.assignments)
-        named = {
+    def assigned(self) -> dict[str, str]:
+        """What `--set` gives, under the names of the environment; raises SettingsError."""
+        from models.settings import variable_name
+
+        values: dict[str, str] = {}
+        for text in self.assignments:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise SettingsError(f"--set {text!r} cannot be used: give NAME=VALUE")
+            values[variable_name(name.strip().lower())] = value
+        return values
+
+    def named(self) -> dict[str, object]:
+        """The settings that have a flag here."""
+        return {
             "home": self.home,
             "database_url": self.database_url,
             "broker_url": self.broker_url,
             "log_level": self.log_level,
         }
-        values.update({name: value for name, value in named.items() if value is not None})
-        return values
 
 
-def load(context: typer.Context, **overrides: object) -> Settings:
-    """The settings of this command line: environment, then global flags, then `overrides`."""
+def load(context: typer.Context, **flags: object) -> Settings:
+    """The settings of this command line: environment, then global flags, then the command's."""
     from models.settings import load_settings
 
-    flags: GlobalFlags = context.obj
-    given = {name: value for name, value in overrides.items() if value is not None}
-    settings = load_settings(None, **{**flags.overrides(), **given})
+    before: GlobalFlags = context.obj
+    environ = {**os.environ, **before.assigned()}
+    settings = load_settings(environ, **{**before.named(), **flags})
     _configure_logging(settings)
     return settings
 
@@ -78,22 +89,11 @@ def show_log(settings: Settings) -> None:
     configure_logging(settings.log_level)
 
 
-def _parse_assignment(text: str) -> tuple[str, str]:
-    from models.settings import Settings
-
-    name, equals, value = text.partition("=")
-    name = name.strip().lower()
-    if not equals or name not in Settings.model_fields:
-        raise SettingsError(
-            f"--set {text!r} cannot be used: give NAME=VALUE with one of "
-            f"{', '.join(sorted(Settings.model_fields))}"
-        )
-    return name, value
-
-
 def _configure_logging(settings: Settings) -> None:
-    """Log on stderr; below `warning` only when asked, so that words and progress stay readable."""
+    """Log sentences, below `warning` only when asked, so that words and progress stay readable."""
     from worker.logs import configure_logging
 
     chosen = "log_level" in settings.model_fields_set
     configure_logging(settings.log_level if chosen else "warning")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("nightshift: %(levelname)s: %(message)s"))

@@ -17,7 +17,7 @@ import typer
 
 from cli import options, processor
 from cli.context import load, open_database, open_registry
-from cli.display import emit, emit_json, format_bytes
+from cli.display import emit, emit_json, format_bytes, print_pairs
 from models.errors import NightshiftError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
@@ -43,14 +43,31 @@ def doctor(context: typer.Context, as_json: options.AsJson = False) -> None:
 
     Exits with 0 when Nightshift can run here.
     """
-    checks = list(_run_checks(context))
-    failed = [check for check in checks if not check.ok]
-    if as_json:
-        emit_json({"usable": not failed, "checks": [dataclasses.asdict(check) for check in checks]})
+    checks = [_python(), _packages(), _processor(), _int8_kernel(), _memory()]
+    values: dict[str, str] = {}
+    try:
+        settings = load(context)
+    except SettingsError as exc:
+        checks.append(Check("settings", False, "cannot be used", str(exc), exc.exit_code))
     else:
-        _print_checks(checks)
+        checks.extend(_checks_of_services(settings))
+        values = _values(settings)
+    _report(checks, values, as_json=as_json)
+    failed = [check for check in checks if not check.ok]
     if failed:
         raise typer.Exit(failed[0].exit_code)
+
+
+def _report(checks: list[Check], values: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        found = [dataclasses.asdict(check) for check in checks]
+        usable = all(check.ok for check in checks)
+        emit_json({"usable": usable, "checks": found, "settings": values})
+        return
+    _print_checks(checks)
+    if values:
+        emit("")
+        print_pairs(list(values.items()))
 
 
 def _print_checks(checks: list[Check]) -> None:
@@ -62,28 +79,17 @@ def _print_checks(checks: list[Check]) -> None:
             emit(f"      {' ' * width}  {check.advice}")
 
 
-def _run_checks(context: typer.Context) -> Iterator[Check]:
-    yield _python()
-    yield _packages()
-    yield _processor()
-    yield _int8_kernel()
-    yield _memory()
-    try:
-        settings = load(context)
-    except SettingsError as exc:
-        yield Check("settings", False, str(exc), _setting_names(), exc.exit_code)
-        return
+def _checks_of_services(settings: Settings) -> Iterator[Check]:
     yield _home(settings.home)
     for name, look in (("redis", _redis), ("database", _database), ("models", _models)):
         yield _guarded(name, look, settings)
-    yield from _settings(settings)
 
 
 def _guarded(name: str, look: Callable[[Settings], str], settings: Settings) -> Check:
     try:
         return Check(name, True, look(settings))
     except NightshiftError as exc:
-        return Check(name, False, type(exc).__name__, str(exc), exc.exit_code)
+        return Check(name, False, "cannot be used", str(exc), exc.exit_code)
 
 
 def _python() -> Check:
@@ -166,18 +172,19 @@ def _models(settings: Settings) -> str:
     return ", ".join(str(entry.key) for entry in entries)
 
 
-def _settings(settings: Settings) -> Iterator[Check]:
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        shown = "unset" if value is None else _masked(str(value))
-        origin = "" if name in settings.model_fields_set else " (default)"
-        yield Check(f"NIGHTSHIFT_{name.upper()}", True, f"{shown}{origin}")
+def _values(settings: Settings) -> dict[str, str]:
+    """Every setting under its variable's name, passwords left out."""
+    from models.settings import variable_name
+
+    return {
+        variable_name(name): _shown(settings, name) for name in sorted(type(settings).model_fields)
+    }
 
 
-def _setting_names() -> str:
-    from models.settings import ENV_PREFIX, Settings
-
-    return "known: " + ", ".join(ENV_PREFIX + name.upper() for name in Settings.model_fields)
+def _shown(settings: Settings, name: str) -> str:
+    value = getattr(settings, name)
+    shown = "unset" if value is None else _masked(str(value))
+    return shown if name in settings.model_fields_set else f"{shown} (default)"
 
 
 def _masked(url: str) -> str:

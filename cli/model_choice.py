@@ -52,8 +52,8 @@ def is_folder(registry: Registry, name_or_path: str) -> bool:
         return True
     if "/" in name_or_path:
         raise NotFoundError(
-            f"there is no model folder {name_or_path}; a model of the Hugging Face Hub is added "
-            f"first: nightshift model add {name_or_path} --name NAME --weights {DEFAULT_WEIGHTS}"
+            f"there is no model folder {name_or_path}; check the path, and add a model of the "
+            "Hugging Face Hub first, with `nightshift model add`"
         )
     return False
 

@@ -20,19 +20,16 @@ CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "am
 _PROBE_TIMEOUT_S = 120
 _INT8_PROBE = """
 import torch
-x = torch.randint(0, 255, (4, 64), dtype=torch.uint8)
-w = torch.randint(-127, 127, (32, 64), dtype=torch.int8)
-packed = torch.ops.onednn.qlinear_prepack(w.t(), None)
-torch.ops.onednn.qlinear_pointwise(
-    x, 1.0, 128, packed, torch.ones(32), torch.zeros(32, dtype=torch.int32), None,
-    1.0, 0, torch.float32, "none", [], "")
+from worker.llm.linear import Int8Linear
+weight = torch.randint(-127, 127, (32, 64), dtype=torch.int8)
+Int8Linear(weight, torch.ones(32), None, torch.bfloat16)(torch.randn(4, 64, dtype=torch.bfloat16))
 """
 _MATMUL_KERNEL = re.compile(r"exec,cpu,(?:matmul|inner_product),([^,]+),")
 
 
 @dataclass(frozen=True, slots=True)
 class KernelProbe:
-    """The kernel that an int8 layer ran with, or why there is none."""
+    """The kernel that an int8 layer ran with, or why there is none that is any good."""
 
     kernel: str | None
     problem: str = ""
@@ -69,7 +66,10 @@ def probe_int8_kernel() -> KernelProbe:
         lines = ended.stderr.strip().splitlines()
         return KernelProbe(None, lines[-1] if lines else f"ended with {ended.returncode}")
     match = _MATMUL_KERNEL.search(ended.stdout)
-    return KernelProbe(match.group(1) if match else "a kernel outside oneDNN")
+    kernel = match.group(1) if match else "outside oneDNN"
+    if kernel.startswith("ref"):
+        return KernelProbe(None, f"oneDNN only has the slow reference kernel {kernel}")
+    return KernelProbe(kernel)
 
 
 def _read(path: Path) -> str:
