@@ -194,7 +194,7 @@ def test_pickled_weights_beside_safetensors_are_left_alone(folder: Path, tmp_pat
 
 def test_a_folder_without_weights_is_told_so(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(NotFoundError, match="no \\*.safetensors"):
+    with pytest.raises(NotFoundError, match=r"no \*\.safetensors"):
         write(folder, tmp_path / "out")
 
 

@@ -33,6 +33,9 @@ class StoredTensors(Mapping[str, Tensor]):
         # A view keeps its whole file mapped; small tensors are copied so that they do not.
         return tensor.clone() if tensor.nbytes <= SMALL_TENSOR_BYTES else tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._owners
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._owners)
 
