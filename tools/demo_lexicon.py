@@ -6,19 +6,37 @@ word often enough to know it. Must not know how exercises are drawn or a model i
 
 from __future__ import annotations
 
-WORDS = tuple(
-    ["ant", "apple", "bag", "ball", "bear", "bell", "bird", "boat", "book", "bread", "cake", "cat", "chair", "clock", "coat", "corn", "cup", "desk", "dog", "door", "drum", "duck", "egg", "fish", "flag", "fork", "fox", "frog", "gate", "glass", "goat", "grape", "hat", "horse", "house", "key", "king", "kite", "lamp", "leaf", "lemon", "lion", "milk", "moon", "mouse", "nail", "nest", "olive", "onion", "owl", "pear", "pen", "piano", "plum", "queen", "rabbit", "ring", "road", "rose", "sheep", "ship", "shoe", "snake", "spoon", "star", "stone", "sun", "table", "tent", "tiger", "tree", "van", "violin", "whale", "wheel", "wolf", "yard", "zebra"]
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+WORDS = _split(
+    """
+    ant apple bag ball bear bell bird boat book bread cake cat chair clock coat corn cup desk
+    dog door drum duck egg fish flag fork fox frog gate glass goat grape hat horse house key
+    king kite lamp leaf lemon lion milk moon mouse nail nest olive owl pear pen piano queen
+    ring road rose ship shoe snake spoon star tree wolf zebra
+    """
 )
-NAMES = tuple(
-    ["Alice", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Ivan", "Julia", "Karl", "Laura", "Maria", "Nina", "Oscar", "Paul", "Rosa", "Sam", "Tina", "Victor"]
+NAMES = _split(
+    """
+    Alice Ben Clara David Emma Frank Grace Henry Ivan Julia Karl Laura Maria Nina Oscar Paul
+    Rosa Sam Tina Victor
+    """
 )
-CITIES = tuple(
-    ["Athens", "Berlin", "Boston", "Cairo", "Dublin", "Geneva", "Hanoi", "Lima", "Lisbon", "London", "Madrid", "Milan", "Oslo", "Paris", "Prague", "Rome", "Seoul", "Tokyo", "Vienna", "Zurich"]
+CITIES = _split(
+    """
+    Athens Berlin Boston Cairo Dublin Geneva Hanoi Lima Lisbon London Madrid Milan Oslo Paris
+    Prague Rome Seoul Tokyo Vienna Zurich
+    """
 )
 COLOURS = ("black", "blue", "brown", "green", "grey", "orange", "pink", "red", "white", "yellow")
 JOBS = ("baker", "doctor", "driver", "farmer", "lawyer", "nurse", "painter", "pilot", "teacher")
-MONTHS = tuple(
-    ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+MONTHS = _split(
+    """
+    January February March April May June July August September October November December
+    """
 )
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
@@ -109,14 +127,14 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 ORDER_FORMS = (
-    "{name} from {city} ordered {number} {thing}s.",
-    "Order of {name}: {number} {thing}s, to be sent to {city}.",
-    "We send {number} {thing}s to {name} in {city}.",
+    "{name} from {city} ordered {number} units of {thing}.",
+    "Order of {name}: {number} units of {thing}, to be sent to {city}.",
+    "We send {number} units of {thing} to {name} in {city}.",
 )
 ORDER_QUESTIONS = {
     "name": ("Who is the customer?", "What is the name of the customer?"),
     "city": ("Which city is named?", "What is the city?"),
-    "number": ("How many pieces are ordered?", "What is the quantity?"),
+    "number": ("How many units are ordered?", "What is the quantity?"),
 }
 PERSON_FORMS = (
     "{name} is a {job} from {city}.",

@@ -81,20 +81,21 @@ def split_of(key: str) -> Split:
 
 
 def _add(rng: random.Random) -> Instance:
-    a, b = rng.randrange(100), rng.randrange(100)
+    large, small = rng.randrange(10, 100), rng.randrange(1, 10)
+    a, b = rng.sample((large, small), 2)
     # Keyed by the unordered pair: b + a would give the answer away.
     return Instance(
-        key=f"{min(a, b)}+{max(a, b)}", fields={"a": str(a), "b": str(b)}, answer=str(a + b)
+        key=f"{large}+{small}", fields={"a": str(a), "b": str(b)}, answer=str(large + small)
     )
 
 
 def _subtract(rng: random.Random) -> Instance:
-    b, a = sorted((rng.randrange(100), rng.randrange(100)))
+    a, b = rng.randrange(10, 100), rng.randrange(1, 10)
     return Instance(key=f"{a}-{b}", fields={"a": str(a), "b": str(b)}, answer=str(a - b))
 
 
 def _larger(rng: random.Random) -> Instance:
-    a, b = rng.sample(range(100, 1000), 2)
+    a, b = rng.sample(range(10, 100), 2)
     return Instance(
         key=f"{min(a, b)},{max(a, b)}", fields={"a": str(a), "b": str(b)}, answer=str(max(a, b))
     )
@@ -115,7 +116,7 @@ def _on_list(words: list[str], answer: str) -> Instance:
 
 
 def _sort(rng: random.Random) -> Instance:
-    words = _listing(rng, fewest=3, most=4)
+    words = rng.sample(lexicon.WORDS, 3)
     in_order = ", ".join(sorted(words))
     return Instance(key=in_order, fields={"words": ", ".join(words)}, answer=in_order)
 
@@ -131,7 +132,7 @@ def _upper(rng: random.Random) -> Instance:
 
 
 def _repeat(rng: random.Random) -> Instance:
-    words = _listing(rng, fewest=4, most=10)
+    words = _listing(rng, fewest=4, most=8)
     return _on_list(words, ", ".join(words))
 
 
@@ -251,12 +252,12 @@ def draw_exercise(rng: random.Random, *, task: str, split: Split) -> Exercise:
 def draw_chat(
     rng: random.Random, *, split: Split, weights: Mapping[str, float] | None = None
 ) -> Chat:
-    """Draw a chat: one turn in most cases, now and then two or three, or a system message.
+    """Draw a chat: one turn in most cases, now and then two, or a system message.
 
     `weights` says how often each task is drawn (1 for one not named).
     """
     names = tuple(TASKS)
-    turns = rng.choices((1, 2, 3), weights=(85, 12, 3))[0]
+    turns = rng.choices((1, 2), weights=(88, 12))[0]
     drawn = rng.choices(names, weights=[(weights or {}).get(n, 1.0) for n in names], k=turns)
     system = rng.choice(lexicon.SYSTEM_MESSAGES) if rng.random() < 0.25 else None
     return Chat(
