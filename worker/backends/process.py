@@ -149,13 +149,14 @@ class EngineProcess:
             return events
 
     def stop(self, timeout_s: float = 5) -> None:
-        """End the process after its current step; kill it when that takes longer."""
+        """End the process; kill it when that takes longer, or at once while it loads."""
         with self._changed:
             self._stopping = True
+            loading = self._first is None
             self._changed.notify_all()
         with contextlib.suppress(OSError):  # it may have ended already
             self._socket.shutdown(socket.SHUT_WR)  # the engine exits at the end of its commands
-        if not self._wait_ended(timeout_s):
+        if loading or not self._wait_ended(timeout_s):
             self.kill()
 
     def kill(self) -> None:
