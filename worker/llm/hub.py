@@ -61,7 +61,7 @@ def identify_source(
 ) -> Source:
     """What the model is, without downloading its weights; raises as `resolve_source`."""
     path = Path(path_or_id).expanduser()
-    if path.is_dir():
+    if path_or_id and path.is_dir():
         if revision is not None:
             raise HubError(f"{path_or_id} is a folder: --revision is for models of the Hub")
         return Source(repository=path_or_id, digest=folder_digest(path))
@@ -82,14 +82,12 @@ def fetch_source(source: Source, token: str | None = None) -> ModelSource:
     if source.commit is None:
         return ModelSource(Path(source.repository).expanduser(), source)
     with _advice(source.repository, source.revision):
-        folder = snapshot_download(
-            source.repository,
-            revision=source.commit,
-            token=token,
-            allow_patterns=list(ALLOWED),
-            ignore_patterns=list(IGNORED),
-        )
-    return ModelSource(Path(folder), source)
+        # Asked for by branch, so that the client remembers what the branch was when offline; if
+        # the branch has moved since, what was identified counts.
+        folder = _snapshot(source.repository, source.revision, token=token)
+        if folder.name != source.commit:
+            folder = _snapshot(source.repository, source.commit, token=token)
+    return ModelSource(folder, source)
 
 
 def folder_digest(folder: Path) -> str:
@@ -127,12 +125,31 @@ def _identify_on_hub(repository: str, revision: str | None, token: str | None) -
         if not _is_connection_error(exc):
             raise
         # Without a connection, what was downloaded before is as good.
-        folder = snapshot_download(repository, revision=revision, local_files_only=True)
-        return _hub_source(repository, revision, Path(folder).name)
+        folder = _snapshot(repository, revision, local_files_only=True)
+        return _hub_source(repository, revision, folder.name)
     _check_files(repository, [file.rfilename for file in info.siblings or []])
     if info.sha is None:
         raise HubError(f"the Hub names no commit of {repository}: try again later")
     return _hub_source(repository, revision, info.sha)
+
+
+def _snapshot(
+    repository: str,
+    revision: str | None,
+    *,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    return Path(
+        snapshot_download(
+            repository,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=list(ALLOWED),
+            ignore_patterns=list(IGNORED),
+        )
+    )
 
 
 def _hub_source(repository: str, revision: str | None, commit: str) -> Source:

@@ -1,0 +1,174 @@
+"""The registry and what adds to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.errors import (
+    ArtifactError,
+    InputError,
+    NotFoundError,
+    UnsafeModel,
+    UnsupportedModel,
+)
+from models.model_key import ModelKey, Weights
+from tests.llm.test_tokenizer import make_byte_level
+from tests.llm.tiny_models import make_reference, save_reference
+from worker.llm.add import add_model
+from worker.llm.artifact import MANIFEST_NAME, open_artifact
+from worker.llm.registry import Registry, default_name
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = save_reference(make_reference(vocab_size=400), tmp_path / "My tiny (v1)")
+    return make_byte_level(folder)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+def test_an_added_model_is_found_listed_and_removed(source: Path, registry: Registry) -> None:
+    with pytest.raises(NotFoundError, match="nightshift model add"):
+        registry.find(ModelKey("tiny", Weights.INT8))
+    entry = add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    assert entry.key == ModelKey("tiny", Weights.INT8)
+    assert entry.folder == registry.root / "tiny" / "int8" == registry.find(entry.key)
+    assert entry.source == str(source)
+    assert entry.architecture == "llama, 2 layers, hidden 64"
+    artifact = open_artifact(entry.folder, verify=True)
+    assert (entry.digest, entry.bytes) == (artifact.digest, artifact.bytes)
+    assert registry.entries() == [entry]
+    registry.remove(entry.key)
+    assert registry.entries() == []
+    assert not entry.folder.exists()
+    with pytest.raises(NotFoundError):
+        registry.remove(entry.key)
+
+
+def test_a_name_alone_means_the_one_format_there_is(source: Path, registry: Registry) -> None:
+    with pytest.raises(NotFoundError, match="--name tiny"):
+        registry.resolve("tiny", None)
+    add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    assert registry.resolve("tiny", None) == ModelKey("tiny", Weights.INT8)
+    with pytest.raises(NotFoundError, match="tiny:int4"):
+        registry.resolve("tiny", Weights.INT4)
+    add_model(registry, str(source), name="tiny", weights=Weights.INT4)
+    assert registry.resolve("tiny", Weights.INT4) == ModelKey("tiny", Weights.INT4)
+    with pytest.raises(InputError, match="int4, int8"):
+        registry.resolve("tiny", None)
+
+
+def test_the_same_source_is_quantized_once(source: Path, registry: Registry) -> None:
+    steps: list[int] = []
+
+    def add() -> str:
+        entry = add_model(
+            registry, str(source), name="tiny", weights=Weights.INT8,
+            progress=lambda done, _: steps.append(done),
+        )  # fmt: skip
+        return entry.digest
+
+    first = add()
+    made = len(steps)
+    assert made > 0
+    assert add() == first
+    assert len(steps) == made
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.001}))
+    assert add() != first
+    assert len(steps) == 2 * made
+    (registry.find(ModelKey("tiny", Weights.INT8)) / "config.json").unlink()  # damage
+    add()
+    assert len(steps) == 3 * made
+
+
+ADD = """
+import sys
+from pathlib import Path
+from models.model_key import Weights
+from worker.llm.add import add_model
+from worker.llm.registry import Registry
+steps = []
+add_model(Registry(Path(sys.argv[1])), sys.argv[2], name="tiny", weights=Weights.INT8,
+          progress=lambda done, total: steps.append(done))
+print(len(steps), "torch" in sys.modules)
+"""
+
+
+def test_processes_that_add_the_same_model_share_one_quantization(
+    source: Path, registry: Registry
+) -> None:
+    command = [sys.executable, "-c", ADD, str(registry.root), str(source)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    worked = sorted(int(steps) for steps, _ in answers)
+    assert worked[0] == 0 < worked[1]
+    # Who finds the artifact there has not even loaded torch.
+    assert ("0", "False") in {tuple(answer) for answer in answers}
+    open_artifact(registry.find(ModelKey("tiny", Weights.INT8)), verify=True)
+
+
+def test_looking_models_up_loads_no_torch(registry: Registry) -> None:
+    code = (
+        "import sys; from pathlib import Path; from worker.llm.registry import Registry;"
+        "Registry(Path(sys.argv[1])).entries();"
+        "sys.exit(bool({'torch', 'transformers', 'safetensors'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(registry.root)]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"),
+        ("/models/My tiny (v1)/", "My-tiny-v1-"),
+        ("./.hidden", "hidden"),
+        ("x/" + "a" * 200, "a" * 96),
+    ],
+)
+def test_a_model_without_name_is_called_after_its_folder(source: str, name: str) -> None:
+    assert default_name(source) == name
+    assert str(ModelKey(default_name(source), Weights.INT8)) == f"{name}:int8"
+
+
+def test_no_name_can_be_made_of_nothing() -> None:
+    with pytest.raises(InputError, match="--name"):
+        default_name("/")
+
+
+def test_the_folder_name_is_the_default_name(source: Path, registry: Registry) -> None:
+    entry = add_model(registry, str(source), weights=Weights.BF16)
+    assert entry.key == ModelKey("My-tiny-v1-", Weights.BF16)
+
+
+def test_what_is_no_artifact_is_not_listed(source: Path, registry: Registry) -> None:
+    entry = add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    for place in ("tiny/int3", "bad name/int8"):
+        (registry.root / place).mkdir(parents=True)
+        (registry.root / place / MANIFEST_NAME).write_text("{}")
+    assert registry.entries() == [entry]
+    (entry.folder / MANIFEST_NAME).write_text("{}")
+    assert registry.entries() == []
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        registry.entry(entry.key)
+
+
+def test_a_model_that_cannot_be_used_leaves_no_trace(source: Path, registry: Registry) -> None:
+    (source / "tokenizer.json").rename(source / "elsewhere.json")
+    with pytest.raises(UnsupportedModel, match="tokenizer"):
+        add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    (source / "elsewhere.json").rename(source / "tokenizer.json")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(UnsafeModel, match="pickled"):
+        add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    assert registry.entries() == []
+    assert [p for p in registry.root.rglob("*") if p.is_dir()] == [registry.root / "tiny"]
