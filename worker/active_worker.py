@@ -96,6 +96,7 @@ class ActiveWorker:
     ) -> None:
         self._housekeeper.stop()
         try:
+            self._beat()  # the last figures
             leave(self._database, self.id)
         except NightshiftError as away:
             _log.warning("the worker could not sign off: %s", away)

@@ -45,6 +45,7 @@ class ChunkListener:
             self.malformed += 1
             _log.warning("a message was dropped: not a chunk", extra={"malformed": self.malformed})
             return
+        _log.debug("ring heard", extra={"chunk": ring.chunk_id, "n": ring.n})
         self._take(ring)
 
     def _ring(self, body: object) -> Ring | None:
