@@ -45,9 +45,17 @@ def error_line(record: RequestRecord) -> Json:
     if refusal.http_status is None:
         error = {"code": refusal.code, "message": refusal.message}
         return {**_line_start(record), "response": None, "error": error}
-    body: Json = {"error": error_body(refusal)}
+    body: Json = {"error": error_body(_at_line(refusal, record.line_number))}
     response = _response(record, refusal.http_status, body)
     return {**_line_start(record), "response": response, "error": None}
+
+
+def _at_line(refusal: Refusal, line_number: int) -> Refusal:
+    """A refusal that names its line, as those of the reader do; the engine knows no lines."""
+    start = f"line {line_number}: "
+    if refusal.message.startswith(start):
+        return refusal
+    return refusal.model_copy(update={"message": start + refusal.message})
 
 
 def error_body(refusal: Refusal) -> Json:

@@ -259,7 +259,7 @@ def test_a_refused_request_has_the_refusal_inside_its_response() -> None:
             "request_id": "req_abc_9",
             "body": {
                 "error": {
-                    "message": "prompt has 9000 tokens, limit 8192",
+                    "message": "line 2: prompt has 9000 tokens, limit 8192",
                     "type": "invalid_request_error",
                     "param": "messages",
                     "code": "context_length_exceeded",
@@ -268,6 +268,11 @@ def test_a_refused_request_has_the_refusal_inside_its_response() -> None:
         },
         "error": None,
     }
+
+
+def test_a_refusal_that_names_its_line_names_it_once() -> None:
+    refusal = Refusal(code="invalid_value", message="line 2: field n is 0", param="n")
+    assert '"line 2: field n is 0"' in json.dumps(error_line(refused_record(refusal)))
 
 
 @pytest.mark.parametrize("code", ["batch_expired", "batch_cancelled", "worker_lost"])
