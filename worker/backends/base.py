@@ -3,6 +3,7 @@
 A backend refuses a request in `prepare`, before it costs anything; what it has accepted it
 finishes. `prepare` runs on the thread that reads commands while another one computes: it must
 touch nothing that a step changes. All other methods are called by the computing thread alone.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from models.params import DecodingParams
 from worker.backends.messages import Add, Delta, Finished
-from worker.engine.engine import EngineCounters
+from worker.engine.counters import EngineCounters
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from worker.backends.messages import Add, Delta, Finished
 from worker.backends.process_config import EngineProcessConfig
 from worker.backends.resolution import Limits, check_prompt, resolve
 from worker.engine.config import EngineConfig
-from worker.engine.engine import Engine, EngineCounters
+from worker.engine.counters import EngineCounters
+from worker.engine.engine import Engine
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
-from worker.llm.artifact import Artifact, open_artifact
+from worker.llm.artifact import Artifact
 from worker.llm.generation_defaults import GenerationDefaults, read_generation_defaults
 from worker.llm.kv_cache import KVCache, block_bytes
 from worker.llm.llama import Llama
@@ -148,11 +149,10 @@ def _sampling(params: DecodingParams, seed: int) -> SamplingParams:
     )
 
 
-def load_native(config: EngineProcessConfig) -> NativeBackend:
+def load_native(config: EngineProcessConfig, artifact: Artifact) -> NativeBackend:
     """Load an artifact and size the KV cache for it; raises ModelError and SettingsError."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    artifact = open_artifact(config.artifact, verify=False)
     tokenizer = Tokenizer.load(artifact.folder)
     model = load_model(artifact)
     limits, facts = _plan(config, artifact, model)

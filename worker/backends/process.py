@@ -94,6 +94,11 @@ class EngineProcess:
             return not self._ended
 
     @property
+    def exit_code(self) -> int | None:
+        """None while the process runs; the negative number of the signal that killed it."""
+        return self._child.returncode
+
+    @property
     def seconds_since_sign_of_life(self) -> float:
         """Seconds since the engine's last event; a healthy ready engine stays below about 1.5."""
         with self._changed:

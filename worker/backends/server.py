@@ -34,6 +34,7 @@ from worker.backends.messages import (
     to_line,
 )
 from worker.backends.process_config import EngineProcessConfig
+from worker.llm.artifact import open_artifact
 
 _WORKING_PERIOD_S = 0.5
 _IDLE_PERIOD_S = 1.0
@@ -196,10 +197,14 @@ def progress_of(backend: Backend) -> Progress:
 
 
 def load_backend(config: EngineProcessConfig) -> Backend:
-    """Import the backend's libraries and load the model."""
+    """Import the backend's libraries and load the model.
+
+    The artifact is looked at first: without a good one the libraries' seconds would be lost.
+    """
+    artifact = open_artifact(config.artifact, verify=False)
     from worker.backends.native import load_native
 
-    return load_native(config)
+    return load_native(config, artifact)
 
 
 def end_process(code: int) -> None:

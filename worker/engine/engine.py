@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.generation import FinishReason
 from worker.engine.config import EngineConfig
+from worker.engine.counters import EngineCounters
 from worker.engine.request import EngineRequest
 from worker.engine.sampling import Sampled, Sampler, TokenLogprobs
 from worker.engine.scheduler import Part, Scheduler
@@ -45,20 +46,6 @@ class SequenceOutput:
     logprobs: TokenLogprobs | None
     started_s: float  # monotonic clock of the sequence's first step
     cached_prompt_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineCounters:
-    """What the engine has done so far, and what it holds now."""
-
-    steps: int
-    prompt_tokens: int  # computed; tokens computed again after a preemption count again
-    cached_prompt_tokens: int
-    output_tokens: int
-    preemptions: int
-    running: int
-    waiting: int
-    kv_blocks_used: int
 
 
 class Engine:

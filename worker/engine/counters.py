@@ -1,0 +1,19 @@
+"""What an engine has done so far, and what it holds now. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """The first five only grow."""
+
+    steps: int
+    prompt_tokens: int  # computed; tokens computed again after a preemption count again
+    cached_prompt_tokens: int
+    output_tokens: int
+    preemptions: int
+    running: int  # sequences
+    waiting: int
+    kv_blocks_used: int
