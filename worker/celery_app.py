@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from celery import Celery, bootsteps, signals
+from celery.worker import WorkController
 from celery.worker import state as celery_state
 
 from models.errors import NightshiftError, SettingsError
@@ -42,6 +43,7 @@ class CeleryWorker:
 
     def __init__(self, settings: Settings, model: ModelKey) -> None:
         self._settings = settings
+        self._is_asked = False
         self.app = create_app(settings, model=model)
         self.doorbell = CeleryDoorbell(self.app)
         self._watch = DeafnessWatch(lambda: self.doorbell.waiting(model))
@@ -66,12 +68,17 @@ class CeleryWorker:
             _log.error("the worker cannot start: %s", exc)
             raise SystemExit(exc.exit_code) from exc
 
-    def stop(self) -> None:
-        """In Celery's main thread, after messages are no longer consumed."""
+    def stop(self) -> bool:
+        """In Celery's main thread, after messages are no longer consumed.
+
+        Returns whether a signal asked for it and all went well: then the exit code is 0, also
+        for SIGINT, which Celery itself would end with 1.
+        """
         self.service.ask_to_stop()
         if not self.service.join(self._settings.drain_timeout_s):
             _log.error("draining took too long; the leases will run out by themselves")
             os._exit(1)
+        return self._is_asked and self.service.exit_code == 0
 
     def _take(self, ring: Ring) -> None:
         with self._watch.hearing():
@@ -86,6 +93,7 @@ class CeleryWorker:
         """Inside Celery's signal handler: the first signal drains, the next one ends at once."""
         if how != "Warm" or self.service.is_stopping:
             os._exit(1)  # the engine dies with this process, and the leases run out
+        self._is_asked = True
         self.service.ask_to_stop()
 
     def _ended(self, exit_code: int) -> None:
@@ -109,8 +117,9 @@ def _step_of(owner: CeleryWorker) -> type[bootsteps.StartStopStep]:
         def start(self, _parent: object) -> None:
             owner.start()
 
-        def stop(self, _parent: object) -> None:
-            owner.stop()
+        def stop(self, parent: WorkController) -> None:
+            if owner.stop():
+                parent.exitcode = 0
 
         terminate = stop
 
@@ -135,7 +144,7 @@ def run_celery_worker(settings: Settings, model: ModelKey) -> int:
     program.start()
     if worker.service.failure is not None:
         raise worker.service.failure
-    return worker.service.exit_code or (program.exitcode or 0)
+    return worker.service.exit_code or program.exitcode or 0
 
 
 def _plain_app() -> Celery:

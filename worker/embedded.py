@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from models.database import Database
-from models.errors import DatabaseUnavailable
+from models.errors import DatabaseUnavailable, EngineCrashed
 from models.model_key import ModelKey
 from models.settings import Settings
 from models.states import ChunkState
@@ -76,8 +77,12 @@ class EmbeddedWorker:
             on_commit=lambda _: report.tell(),
         )
         try:
-            with active:
+            with _abandon_loading(active, should_stop), active:
                 return self._work(active, report, should_stop)
+        except EngineCrashed:
+            if not should_stop():
+                raise
+            return get_batch(self._database, batch_id)
         finally:
             self.peak_rss_bytes = max(self.peak_rss_bytes, active.peak_rss_bytes)
 
@@ -164,6 +169,25 @@ class _Reporter:
         if time.monotonic() - self._told_at >= _REPORT_PERIOD_S:
             with suppress(DatabaseUnavailable):
                 self.tell_now()
+
+
+@contextmanager
+def _abandon_loading(active: ActiveWorker, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Meanwhile, a wish to stop ends an engine that still loads: that may take minutes."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_S):
+            if should_stop():
+                active.runner.supervisor.abandon()
+
+    watcher = threading.Thread(target=watch, name="load-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _is_dead_here(worker_id: str | None) -> bool:

@@ -64,3 +64,5 @@ class Housekeeper:
                 chore()
             except NightshiftError as exc:
                 _log.warning("housekeeping is delayed: %s", exc)
+            except Exception:
+                _log.exception("housekeeping failed; the next period tries again")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kombu import Connection
+from kombu.connection import Connection
 from sqlalchemy import text
 
 from models.database import Database
@@ -67,7 +67,7 @@ def test_a_worker_hears_the_bell_and_drains_when_idle(
     assert [record["model"] for record in worker.said("worker ready")] == [str(MODEL)]
     assert len(live_workers(database, MODEL)) == 1
     engine = engine_of(worker)
-    assert worker.stop(signal.SIGTERM, timeout_s=DRAIN_LIMIT_S) == 0
+    assert worker.stop(signal.SIGINT, timeout_s=DRAIN_LIMIT_S) == 0
     assert not engine.is_running()
     assert live_workers(database, MODEL) == []
 
@@ -94,7 +94,7 @@ def test_plain_celery_starts_a_worker(
 def test_sigterm_gives_back_what_runs_and_keeps_what_finished(
     nodes: Cluster, database: Database
 ) -> None:
-    batch_id = submit(database, 400, max_tokens=100, chunk_requests=20)
+    batch_id = submit(database, 200, max_tokens=100, chunk_requests=20)
     worker = nodes.start_worker()
     worker.wait_ready()
     wait_half_way(database, batch_id)
@@ -111,7 +111,7 @@ def test_sigterm_gives_back_what_runs_and_keeps_what_finished(
 def test_a_second_signal_ends_the_worker_and_its_engine_at_once(
     nodes: Cluster, database: Database
 ) -> None:
-    batch_id = submit(database, 400, max_tokens=100, chunk_requests=20)
+    batch_id = submit(database, 200, max_tokens=100, chunk_requests=20)
     worker = nodes.start_worker()
     worker.wait_ready()
     wait_half_way(database, batch_id)
@@ -126,28 +126,28 @@ def test_a_second_signal_ends_the_worker_and_its_engine_at_once(
 def test_a_killed_engine_is_replaced_and_the_batch_completes(
     nodes: Cluster, database: Database
 ) -> None:
-    batch_id = submit(database, 300, max_tokens=60, chunk_requests=20)
+    batch_id = submit(database, 200, max_tokens=50, chunk_requests=20)
     worker = nodes.start_worker()
     worker.wait_ready()
     wait_half_way(database, batch_id)
     engine_of(worker).kill()
-    assert wait_for_end(database, batch_id).completed == 300
+    assert wait_for_end(database, batch_id).completed == 200
     assert worker.said("the engine failed")
-    assert count_rows(database, batch_id) == (300, 300)
+    assert count_rows(database, batch_id) == (200, 200)
 
 
 def test_a_cancelled_batch_ends_soon_and_keeps_what_finished(
     nodes: Cluster, database: Database
 ) -> None:
-    batch_id = submit(database, 600, max_tokens=100, chunk_requests=20)
+    batch_id = submit(database, 200, max_tokens=100, chunk_requests=20)
     worker = nodes.start_worker()
     worker.wait_ready()
     wait_half_way(database, batch_id)
     cancel_batch(database, batch_id)
     batch = wait_for_end(database, batch_id)
     assert batch.state is BatchState.CANCELLED
-    assert 0 < batch.completed < 600
-    assert batch.completed + batch.failed == 600
+    assert 0 < batch.completed < 200
+    assert batch.completed + batch.failed == 200
 
 
 def test_messages_that_make_no_sense_are_dropped(
@@ -161,7 +161,7 @@ def test_messages_that_make_no_sense_are_dropped(
     app.send_task(CHUNK_TASK, kwargs=good)
     app.send_task(CHUNK_TASK, args=(good,))  # well formed, but there is no such chunk
     app.send_task("somebody.elses.task", args=(good,))
-    with Connection(redis_server.url) as connection:
+    with Connection(redis_server.url) as connection:  # type: ignore[no-untyped-call]
         queue = connection.SimpleQueue(MODEL.queue)
         queue.put("not a task at all", serializer="json")
         queue.put("pickled", serializer="pickle")
@@ -180,17 +180,17 @@ def test_messages_that_make_no_sense_are_dropped(
 def test_redis_may_come_and_go(
     nodes: Cluster, database: Database, redis_server: RedisServer
 ) -> None:
-    batch_id = submit(database, 300, max_tokens=60, chunk_requests=20)
+    batch_id = submit(database, 200, max_tokens=50, chunk_requests=20)
     worker = nodes.start_worker()
     worker.wait_ready()
     wait_half_way(database, batch_id)
     redis_server.stop()
     try:
-        assert wait_for_end(database, batch_id).completed == 300
+        assert wait_for_end(database, batch_id).completed == 200
     finally:
         redis_server.start()
-    assert count_rows(database, batch_id) == (300, 300)
-    assert len(worker.said("request finished")) == 300
+    assert count_rows(database, batch_id) == (200, 200)
+    assert len(worker.said("request finished")) == 200
     heard = len(worker.said("ring heard"))
 
     def hears_again() -> bool:
@@ -205,14 +205,14 @@ def test_redis_may_come_and_go(
 def test_a_short_outage_of_the_database_costs_nothing(
     nodes: Cluster, database: Database, postgres_server: PostgresServer
 ) -> None:
-    batch_id = submit(database, 300, max_tokens=60, chunk_requests=20)
+    batch_id = submit(database, 200, max_tokens=50, chunk_requests=20)
     worker = nodes.start_worker(lease_ttl_s="60")
     worker.wait_ready()
     wait_half_way(database, batch_id)
     postgres_server.stop()
     postgres_server.start()
-    assert wait_for_end(database, batch_id).completed == 300
-    assert len(worker.said("request finished")) == 300
+    assert wait_for_end(database, batch_id).completed == 200
+    assert len(worker.said("request finished")) == 200
     assert {chunk.epoch for chunk in list_chunks(database, batch_id)} == {1}
 
 
@@ -228,7 +228,7 @@ def test_a_short_outage_of_the_database_costs_nothing(
 def test_a_worker_that_cannot_start_says_why_in_a_sentence(
     nodes: Cluster, variables: dict[str, str], code: int, sentence: str
 ) -> None:
-    worker = nodes.start_worker(**variables)
+    worker = nodes.start_worker(log_level="info", **variables)
     assert worker.process.wait(60) == code
     said = worker.log.read_text()
     assert sentence in said
@@ -257,5 +257,5 @@ def test_a_damaged_model_ends_the_worker_and_charges_nobody(
     worker = nodes.start_plain_celery(home=str(tmp_path))
     assert worker.process.wait(60) == 5
     assert worker.said("the worker leaves service")
-    (chunk,) = list_chunks(database, batch_id)
-    assert (chunk.attempts, chunk.crashes) == (0, 0)
+    for chunk in list_chunks(database, batch_id):
+        assert (chunk.attempts, chunk.crashes) == (0, 0)

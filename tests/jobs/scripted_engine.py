@@ -25,6 +25,7 @@ class Script:
         self.refuses: Callable[[str], bool] = lambda _: False
         self.holds: Callable[[str], bool] = lambda _: False
         self.hangs = False
+        self.loads_for_ever = False
         self.load_error: Exception | None = None
         self.on_turn: Callable[[], None] = lambda: None
         self.engines: list[ScriptedEngine] = []
@@ -57,6 +58,8 @@ class ScriptedEngine:
     def wait_ready(self, timeout_s: float) -> Ready:  # noqa: ARG002
         if self._script.load_error is not None:
             raise self._script.load_error
+        while self._script.loads_for_ever and not self._dead:
+            time.sleep(0.01)
         self._alive()
         return Ready(
             architecture="Scripted",

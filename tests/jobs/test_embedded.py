@@ -74,6 +74,21 @@ def test_stopping_keeps_what_finished_and_running_again_goes_on(
     assert len(script.answered) == 40
 
 
+def test_a_wish_to_stop_does_not_wait_for_a_model_that_loads(
+    store: JobStore, script: Script
+) -> None:
+    batch_id = store.submit(8)
+    script.loads_for_ever = True
+    batch = embedded(store, script).run_batch(batch_id, should_stop=lambda: bool(script.engines))
+    assert batch.completed == 0
+    service = WorkerService(store.settings, MODEL, spawn=script.spawn)
+    service.start()
+    wait_for(lambda: len(script.engines) == 2)
+    service.ask_to_stop()
+    assert service.join(20)
+    assert (service.exit_code, service.failure) == (0, None)
+
+
 def test_other_batches_are_left_alone(store: JobStore, script: Script) -> None:
     other, mine = store.submit(8), store.submit(8)
     embedded(store, script).run_batch(mine)

@@ -65,9 +65,16 @@ class LeaseKeeper:
     def _run(self) -> None:
         pause_s = self._settings.renew_period_s
         while not self._stopping.wait(pause_s):
-            answered = self.renew_all()
+            answered = self._renew_all_or_log()
             # A short outage must not cost a whole period of the lease's life.
             pause_s = self._settings.renew_period_s * (1.0 if answered else 0.2)
+
+    def _renew_all_or_log(self) -> bool:
+        try:
+            return self.renew_all()
+        except Exception:
+            _log.exception("leases could not be renewed")  # they end by themselves, as they should
+            return False
 
     def _renew(self, held: HeldLease) -> bool:
         sent_at = time.monotonic()

@@ -1,0 +1,147 @@
+"""The database goes away: nothing is lost, nobody is charged, and no deadline is overrun."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from models.database import Database
+from models.errors import DatabaseUnavailable
+from models.states import ChunkState
+from models.store.leases import claim_next
+from models.store.views import Lease
+from tests.jobs.conftest import CHUNK_REQUESTS, MODEL, JobStore, MakeRunner, expected_texts
+from tests.jobs.scripted_engine import Script
+from worker.jobs.held import HeldLease, LeaseBook
+from worker.jobs.lease_keeper import LeaseKeeper
+from worker.jobs.patience import Patience
+
+
+class Outage:
+    """While `is_on`, transactions of the databases under it fail as if the server were gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_on = False
+        self.refused = 0
+        transact = Database.transact
+
+        def maybe(database: Database, work: Callable[..., Any], **options: Any) -> Any:
+            if self.is_on:
+                self.refused += 1
+                raise DatabaseUnavailable("the database cannot be reached")
+            return transact(database, work, **options)
+
+        monkeypatch.setattr(Database, "transact", maybe)
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
+    return Outage(monkeypatch)
+
+
+def test_finished_requests_wait_out_an_outage_and_are_not_made_again(
+    store: JobStore, script: Script, make_runner: MakeRunner, outage: Outage
+) -> None:
+    batch_id = store.submit(40)
+    script.per_turn = 1
+    runner = make_runner()
+
+    def act() -> None:
+        if len(script.answered) == 5 and not outage.refused:
+            outage.is_on = True
+        if outage.refused >= 3:
+            outage.is_on = False
+
+    script.on_turn = act
+    runner.serve(until=lambda: store.batch(batch_id).is_terminal)
+    assert store.texts(batch_id) == expected_texts(40)
+    assert len(script.answered) == 40
+    assert {chunk.epoch for chunk in store.chunks(batch_id)} == {1}
+
+
+def test_an_outage_longer_than_the_lease_fences_the_worker_off(
+    store: JobStore, script: Script, make_runner: MakeRunner, outage: Outage
+) -> None:
+    batch_id = store.submit(CHUNK_REQUESTS)
+    runner = make_runner(lease_ttl_s=1.2, renew_period_s=0.2)
+    script.on_turn = lambda: setattr(outage, "is_on", True)
+    runner.serve(until=lambda: False)  # returns when nothing is held any more
+    outage.is_on = False
+    assert not runner.book
+    assert store.texts(batch_id) == {}
+    assert store.chunks(batch_id)[0].state is ChunkState.LEASED  # for the sweep to end
+
+
+def test_leases_are_not_renewed_for_an_engine_without_signs_of_life(store: JobStore) -> None:
+    store.submit(CHUNK_REQUESTS)
+    lease = claim_next(store.database, MODEL, "worker-a", ttl_s=30)
+    assert lease is not None
+    held = held_until(lease, deadline=time.monotonic() + 1)
+    book = LeaseBook()
+    book.add(held)
+    before = held.deadline
+    with keeper(store, book, is_alive=False) as silent:
+        silent.renew_all()
+    assert held.deadline == before
+    with keeper(store, book, is_alive=True) as lively:
+        lively.renew_all()
+    assert held.deadline > before
+
+
+def test_a_lease_that_cannot_be_renewed_keeps_its_deadline(store: JobStore, outage: Outage) -> None:
+    store.submit(CHUNK_REQUESTS)
+    lease = claim_next(store.database, MODEL, "worker-a", ttl_s=30)
+    assert lease is not None
+    held = held_until(lease, deadline=123.0)
+    book = LeaseBook()
+    book.add(held)
+    outage.is_on = True
+    with keeper(store, book, is_alive=True) as lively:
+        assert not lively.renew_all()
+    assert (held.deadline, held.lost) == (123.0, False)
+
+
+def test_patience_asks_less_and_less_often_until_it_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    patience = Patience()
+    asked: list[float] = []
+
+    def work() -> str:
+        asked.append(now[0])
+        if now[0] < 130:
+            raise DatabaseUnavailable("away")
+        return "done"
+
+    while (result := patience.attempt(work)) is None:
+        now[0] += 0.1
+    assert result == "done"
+    pauses = [round(later - earlier, 1) for earlier, later in pairwise(asked)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] <= 0.4
+    assert pauses[-1] <= 5.2
+    assert not patience.waits
+
+
+def held_until(lease: Lease, *, deadline: float) -> HeldLease:
+    return HeldLease(lease=lease, deadline=deadline, claimed_at=0.0, waiting=deque())
+
+
+@contextmanager
+def keeper(store: JobStore, book: LeaseBook, *, is_alive: bool) -> Iterator[LeaseKeeper]:
+    made = LeaseKeeper(
+        book,
+        database=store.database,
+        settings=store.settings,
+        is_engine_alive=lambda: is_alive,
+    )
+    yield made
+    made.stop()
