@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from worker.llm.artifact import open_artifact
 
 TEXT = TextPrompt(text="the night shift works")
 CHAT = ChatPrompt(messages=(ChatMessage(role="user", content="the day"),))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def load(config: EngineProcessConfig) -> NativeBackend:
@@ -258,3 +249,19 @@ def test_a_small_cache_is_used_as_far_as_it_goes(tiny_artifact: Path) -> None:
         add(small, max_tokens=100)
     with pytest.raises(SettingsError, match="less than one block"):
         load(config.model_copy(update={"kv_cache_bytes": block_bytes - 1}))
+
+
+def test_a_request_that_breaks_the_arithmetic_is_refused_alone(tiny_artifact: Path) -> None:
+    config = EngineProcessConfig(artifact=tiny_artifact, threads=1, prefix_cache=False)
+    damaged = load(config)
+    token = 200
+    damaged._engine._model._weights.embedding[token] = torch.nan  # type: ignore[attr-defined]
+    add(damaged, "bad", TokenPrompt(token_ids=(5, token)), n=2, max_tokens=4)
+    add(damaged, "good", TokenPrompt(token_ids=(5, 6)), max_tokens=4, ignore_eos=True)
+    ends = {}
+    while damaged.has_work:
+        ends.update({e.key: e for e in damaged.step() if isinstance(e, Finished)})
+    refusal = ends["bad"].refusal
+    assert refusal is not None
+    assert (refusal.code, refusal.http_status) == ("server_error", 500)
+    assert ends["good"].generation is not None

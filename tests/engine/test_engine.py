@@ -218,6 +218,18 @@ def test_logprobs_are_those_of_the_unchanged_distribution() -> None:
     assert [value for _, value in output.logprobs.top] == pytest.approx(values.tolist())
 
 
+def test_a_sequence_whose_logits_are_no_numbers_fails_alone() -> None:
+    engine, model = small_engine()
+    engine.add(request("good", [1, 2], 6))
+    engine.add(request("bad", [3, 4], 6))
+    engine.step()
+    model.broken_after = (3, 4, greedy_reference([3, 4], 1)[0])
+    outputs = run(engine)
+    assert [(o.key, o.finish_reason) for o in outputs if o.failed] == [("bad", None)]
+    assert len(tokens_of(outputs)["good", 0]) == 5
+    assert engine.counters.kv_blocks_used == 0
+
+
 def test_limits_that_could_not_work_are_refused() -> None:
     with pytest.raises(SettingsError, match="step_tokens"):
         EngineConfig(max_sequences=9, step_tokens=8, num_blocks=1, context_tokens=1)

@@ -198,11 +198,11 @@ def test_penalties_follow_the_output_as_it_grows() -> None:
 def test_draws_follow_the_distribution() -> None:
     torch.manual_seed(6)
     logits = torch.randn(1, 20) * 2
-    numbers = torch.tensor([uniform(1, 0, step) for step in range(40_000)], dtype=torch.float64)
+    numbers = torch.tensor([uniform(1, 0, step) for step in range(10_000)], dtype=torch.float64)
     tokens = draw(logits.expand(len(numbers), -1), numbers)
     shares = torch.bincount(tokens, minlength=20) / len(numbers)
-    # four standard deviations of a share near one half are 0.01
-    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.01, rtol=0)
+    # four standard deviations of a share near one half are 0.02
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.02, rtol=0)
 
 
 def test_draws_never_leave_the_kept_tokens_at_the_edges_of_the_unit_interval() -> None:

@@ -6,13 +6,13 @@ The only backend module that imports torch; it is imported in the engine process
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from secrets import randbelow
 
 import torch
 
 from models.errors import RequestRefused
-from models.generation import ChatPrompt, Prompt, TextPrompt
+from models.generation import ChatPrompt, Prompt, Refusal, TextPrompt
 from models.params import DecodingParams
 from worker.backends.answers import PendingAnswer
 from worker.backends.base import Description, Prepared
@@ -23,7 +23,7 @@ from worker.backends.process_config import EngineProcessConfig
 from worker.backends.resolution import Limits, check_prompt, resolve
 from worker.engine.config import EngineConfig
 from worker.engine.counters import EngineCounters
-from worker.engine.engine import Engine
+from worker.engine.engine import Engine, SequenceOutput
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
 from worker.llm.artifact import Artifact
 from worker.llm.generation_defaults import GenerationDefaults, read_generation_defaults
@@ -33,6 +33,13 @@ from worker.llm.loading import load_model
 from worker.llm.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 16
+
+_NO_NUMBERS = Refusal(
+    code="server_error",
+    message="the model computed no valid numbers for this prompt: "
+    "try weights of higher precision (bf16, fp32)",
+    http_status=500,
+)
 
 
 class NativeBackend:
@@ -94,18 +101,25 @@ class NativeBackend:
         """Run one engine step and turn its tokens into events."""
         outputs = self._engine.step()
         now_s = time.monotonic()
-        events: list[Finished | Delta] = []
-        for output in outputs:
-            answer = self._answers[output.key]
-            delta, ended = answer.take(output, now_s)
-            if delta is not None:
-                events.append(delta)
-            if ended and output.finish_reason is None:
-                self._engine.end(output.key, output.index)
-            if answer.finished:
-                del self._answers[output.key]
-                events.append(Finished(key=output.key, generation=answer.generation()))
-        return events
+        return [event for output in outputs for event in self._take(output, now_s)]
+
+    def _take(self, output: SequenceOutput, now_s: float) -> Iterator[Finished | Delta]:
+        """Add one token to its answer; what the sender hears of it."""
+        answer = self._answers.get(output.key)
+        if answer is None:
+            return  # another choice of the request failed in this step
+        if output.failed:
+            self.cancel([output.key])
+            yield Finished(key=output.key, refusal=_NO_NUMBERS)
+            return
+        delta, ended = answer.take(output, now_s)
+        if delta is not None:
+            yield delta
+        if ended and output.finish_reason is None:
+            self._engine.end(output.key, output.index)
+        if answer.finished:
+            del self._answers[output.key]
+            yield Finished(key=output.key, generation=answer.generation())
 
     def _tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, ChatPrompt):

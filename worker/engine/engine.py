@@ -37,7 +37,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """One sampled token of one choice; the choice has ended when a reason is given."""
+    """One sampled token of one choice; the choice has ended when a reason is given or it failed.
+
+    It fails when the model computes NaN or infinity; the token then means nothing.
+    """
 
     key: str
     index: int
@@ -46,6 +49,7 @@ class SequenceOutput:
     logprobs: TokenLogprobs | None
     started_s: float  # monotonic clock of the sequence's first step
     cached_prompt_tokens: int
+    failed: bool = False
 
 
 class Engine:
@@ -148,10 +152,12 @@ class Engine:
         return outputs
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> SequenceOutput:
-        sequence.token_ids.append(sampled.token_id)
-        self._output_tokens += 1
-        reason = finish_reason(sequence, self.config.sequence_tokens)
-        if reason is not None:
+        reason = None
+        if not sampled.failed:
+            sequence.token_ids.append(sampled.token_id)
+            self._output_tokens += 1
+            reason = finish_reason(sequence, self.config.sequence_tokens)
+        if sampled.failed or reason is not None:
             self._finish(sequence)
         return SequenceOutput(
             key=sequence.request.key,
@@ -161,6 +167,7 @@ class Engine:
             logprobs=sampled.logprobs,
             started_s=sequence.started_s or 0.0,
             cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
+            failed=sampled.failed,
         )
 
     def _finish(self, sequence: Sequence) -> None:

@@ -33,10 +33,11 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What was chosen for one row."""
+    """What was chosen for one row; nothing that means anything when the row was no numbers."""
 
     token_id: int
     logprobs: TokenLogprobs | None
+    failed: bool = False  # the model computed NaN or infinity
 
 
 class Sampler:
@@ -50,13 +51,14 @@ class Sampler:
         """Choose a token per row of `logits` (R, V) float32, row i for `sequences[i]`."""
         if not sequences:
             return []
-        tokens = logits.argmax(-1)  # (R,)
+        largest, tokens = logits.max(-1)  # (R,), NaN where any logit is
         special = [row for row, sequence in enumerate(sequences) if _is_special(sequence)]
         if special:
             rows = torch.tensor(special)
             tokens[rows] = self._choose(logits[rows], [sequences[row] for row in special])
         logprobs = _logprobs(logits, tokens, [s.request.sampling for s in sequences])
-        return [Sampled(token, lp) for token, lp in zip(tokens.tolist(), logprobs, strict=True)]
+        failed = largest.isfinite().logical_not_().tolist()
+        return [Sampled(*row) for row in zip(tokens.tolist(), logprobs, failed, strict=True)]
 
     def process(self, logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
         """The logits after bias, penalties and minimum length; changes `logits` (R, V)."""
