@@ -84,8 +84,9 @@ def format_time(unix_s: float | None) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """The text on one line, cut with an ellipsis."""
-    line = " ".join(text.split())
+    """The text on one line, cut with an ellipsis; what a terminal would obey is made visible."""
+    words = " ".join(text.split())
+    line = "".join(character if character.isprintable() else "�" for character in words)
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

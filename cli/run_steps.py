@@ -26,7 +26,7 @@ from cli.results import batch_lines
 from cli.status import raise_unless_completed
 from cli.stopping import stop_on_signals
 from cli.submission import InputOptions, submit_input
-from cli.summary import SAMPLES, RunSummary, print_sample
+from cli.summary import SAMPLES, WORK, RunSummary, print_sample
 from models.model_key import ModelKey, Weights
 from models.states import ResultStatus
 
@@ -133,7 +133,7 @@ def _finish(
     if kept:
         say(f"{kept} of {batch.total} requests are kept from an earlier run")
     if not batch.is_terminal:
-        with watch.stage("load and generate"):
+        with watch.stage(WORK):
             batch = _generate(database, settings, batch)
     with watch.stage("write"):
         failed = _write(database, plan, batch)

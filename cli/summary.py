@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from models.store.views import BatchFigures, RequestRecord
 
 SAMPLES = 3
+WORK = "work"  # the stage that loads the model and generates
 _WIDTH = 100
 
 
@@ -28,7 +29,7 @@ class RunSummary:
     kept: int
     seconds_total: float
     peak_rss_bytes: int
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)  # they follow one another
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """The contents of `--summary FILE`."""
@@ -48,31 +49,45 @@ class RunSummary:
             "tokens_per_second": figures.tokens_per_second,
             "seconds_generate": figures.seconds_generate,
             "seconds_total": self.seconds_total,
-            "stage_seconds": dict(self.stage_seconds),
+            "stage_seconds": self._stages(),
             "request_seconds": self._request_seconds(),
             "peak_rss_bytes": self.peak_rss_bytes,
         }
 
     def print(self) -> None:
         """Show the table on stderr."""
+        print_pairs(list(self._rows()), stream=sys.stderr)
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
         figures = self.figures
         kept = f", {self.kept} kept from an earlier run" if self.kept else ""
-        tokens = f"{figures.prompt_tokens} prompt, {figures.cached_prompt_tokens} of them cached"
+        yield "requests", f"{figures.total}{kept}"
+        yield "failed", str(figures.failed)
+        if figures.generated:
+            tokens = (
+                f"{figures.prompt_tokens} prompt, {figures.cached_prompt_tokens} of them cached"
+            )
+            yield "tokens", f"{tokens}; {figures.output_tokens} output"
+            yield "tokens/s", f"{figures.tokens_per_second:.1f}"
         stages = ", ".join(
-            f"{name} {format_seconds(seconds)}" for name, seconds in self.stage_seconds.items()
+            f"{name} {format_seconds(seconds)}" for name, seconds in self._stages().items()
         )
-        print_pairs(
-            [
-                ("requests", f"{figures.total}{kept}"),
-                ("failed", str(figures.failed)),
-                ("tokens", f"{tokens}; {figures.output_tokens} output"),
-                ("tokens/s", f"{figures.tokens_per_second:.1f}"),
-                ("seconds", f"{format_seconds(self.seconds_total)}: {stages}"),
-                ("memory", f"{format_bytes(self.peak_rss_bytes)} at most"),
-                ("batch", f"{self.batch_id} with {self.model}"),
-            ],
-            stream=sys.stderr,
-        )
+        yield "seconds", f"{format_seconds(self.seconds_total)}: {stages}"
+        if self.peak_rss_bytes:
+            yield "memory", f"{format_bytes(self.peak_rss_bytes)} at most"
+        yield "batch", f"{self.batch_id} with {self.model}"
+
+    def _stages(self) -> dict[str, float]:
+        """Seconds of the stages; they follow one another."""
+        generate_s = self.figures.seconds_generate
+        stages: dict[str, float] = {}
+        for name, seconds in self.stage_seconds.items():
+            if name == WORK:  # loading the model is what is not generating
+                stages["load"] = max(0.0, seconds - generate_s)
+                stages["generate"] = generate_s
+            else:
+                stages[name] = seconds
+        return stages
 
     def _request_seconds(self) -> dict[str, float]:
         """Sums over requests, which overlap in time."""

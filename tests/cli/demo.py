@@ -1,0 +1,43 @@
+"""The demo model and its prompts, and how a home folder comes to know the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.cli.console import Console
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+MODEL = EXAMPLES / "demo-model"
+PROMPTS = EXAMPLES / "prompts.jsonl"
+EXPECTED = EXAMPLES / "expected.jsonl"
+
+
+def console_sharing_models(home: Path, models_home: Path) -> Console:
+    """A home folder of its own, with the other home's registry: quantizing takes seconds."""
+    home.mkdir()
+    (home / "registry").symlink_to(models_home / "registry")
+    return Console(home, {"NIGHTSHIFT_THREADS": "1"})
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    """The JSON lines of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_lines(path: Path, lines: Iterator[Mapping[str, object]]) -> Path:
+    """Write JSON lines and return the path."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def long_requests(count: int, *, tokens: int) -> Iterator[dict[str, object]]:
+    """Requests that each take exactly so many tokens, so that a run can be met half-way."""
+    for number in range(count):
+        yield {
+            "custom_id": f"r-{number}",
+            "prompt": f"What is {number} + {number % 7}?",
+            "max_tokens": tokens,
+            "ignore_eos": True,
+        }

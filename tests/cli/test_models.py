@@ -1,0 +1,37 @@
+"""The registry's commands."""
+
+from __future__ import annotations
+
+import json
+
+from tests.cli.console import Console, assert_one_sentence
+from tests.cli.demo import MODEL
+
+
+def test_a_model_is_added_once_shown_requantized_and_removed(console: Console) -> None:
+    added = console.call("model", "add", MODEL, "--name", "small", "--weights", "bf16")
+    assert (added.returncode, added.stdout) == (0, "small:bf16\n")
+    assert "quantizing" in added.stderr
+    again = console.call("model", "add", MODEL, "--name", "small", "--weights", "bf16")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "small:bf16\n", "")
+
+    made = json.loads(console.succeed("model", "quantize", "small", "--weights", "int4", "--json"))
+    assert (made["name"], made["weights"]) == ("small", "int4")
+    listed = json.loads(console.succeed("model", "list", "--json"))
+    assert [entry["weights"] for entry in listed] == ["bf16", "int4"]
+    assert listed[0]["source"] == listed[1]["source"]
+
+    shown = json.loads(console.succeed("model", "show", "small:int4", "--json"))
+    assert shown == made
+    assert_one_sentence(console.call("model", "show", "small"), "bf16, int4", "--weights")
+
+    console.succeed("model", "remove", "small", "--weights", "bf16")
+    assert [line.split()[:2] for line in console.succeed("model", "list").splitlines()[1:]] == [
+        ["small", "int4"]
+    ]
+
+
+def test_quantizing_an_unknown_model_says_how_to_add_it(console: Console) -> None:
+    ended = console.call("model", "quantize", "nope", "--weights", "int8")
+    assert ended.returncode == 3
+    assert_one_sentence(ended, "nightshift model add")
