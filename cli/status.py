@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
 from cli.context import load, open_database
-from cli.display import emit, emit_json, format_time, print_pairs, print_table, say
+from cli.display import emit, emit_json, format_seconds, format_time, print_pairs, print_table, say
 from cli.progress import progress_display
 from models.errors import BatchNotCompleted
 from models.states import BatchState
@@ -43,7 +44,7 @@ def status(
         elif watch:
             _watch(database, batch, as_json=as_json)
         else:
-            _show(get_batch(database, batch), as_json=as_json)
+            _show(database, get_batch(database, batch), as_json=as_json)
 
 
 def wait(
@@ -58,7 +59,7 @@ def wait(
     with open_database(load(context)) as database:
         ended = await_end(database, batch, timeout_s=timeout)
         if as_json:
-            emit_json(_as_dict(ended))
+            emit_json(_as_dict(database, ended))
     raise_unless_completed(ended)
 
 
@@ -95,7 +96,7 @@ def _list(database: Database, *, as_json: bool) -> None:
 
     batches = list_batches(database, limit=LISTED)
     if as_json:
-        emit_json([_as_dict(batch) for batch in batches])
+        emit_json([_as_dict(database, batch) for batch in batches])
     elif batches:
         columns = ("BATCH", "STATE", "MODEL", "DONE", "TOTAL", "FAILED", "CREATED")
         print_table(columns, [_row(batch) for batch in batches])
@@ -110,11 +111,14 @@ def _row(batch: Batch) -> tuple[str, ...]:
     return (batch.id, str(batch.state), str(batch.model), *counts, created)
 
 
-def _show(batch: Batch, *, as_json: bool) -> None:
+def _show(database: Database, batch: Batch, *, as_json: bool) -> None:
     if as_json:
-        emit_json(_as_dict(batch))
+        emit_json(_as_dict(database, batch))
         return
     done = batch.completed + batch.failed
+    speed = _speed(database, batch)
+    rate = "-" if speed.tokens_per_second is None else f"{speed.tokens_per_second:.1f}"
+    left = "-" if speed.eta_s is None else f"about {format_seconds(speed.eta_s)}"
     print_pairs(
         [
             ("batch", batch.id),
@@ -122,6 +126,8 @@ def _show(batch: Batch, *, as_json: bool) -> None:
             ("model", str(batch.model)),
             ("requests", f"{done} of {batch.total}, {batch.failed} failed"),
             ("tokens", f"{batch.prompt_tokens} prompt, {batch.output_tokens} output"),
+            ("tokens/s", rate),
+            ("left", left),
             ("created", format_time(batch.created_at)),
             ("ended", format_time(_ended_at(batch))),
             *((f"error line {error.line}", error.message) for error in batch.errors),
@@ -158,7 +164,7 @@ def _watch_as_json(database: Database, batch: Batch) -> None:
     told: Batch | None = None
     while True:
         if batch != told:
-            emit_json(_as_dict(batch), indent=None)
+            emit_json(_as_dict(database, batch), indent=None)
             told = batch
         if batch.is_terminal:
             return
@@ -166,10 +172,31 @@ def _watch_as_json(database: Database, batch: Batch) -> None:
         batch = get_batch(database, batch.id)
 
 
-def _as_dict(batch: Batch) -> dict[str, object]:
+def _as_dict(database: Database, batch: Batch) -> dict[str, object]:
     from models.wire.output import batch_object
 
-    return batch_object(batch)
+    speed = _speed(database, batch)
+    return batch_object(batch, eta_s=speed.eta_s, tokens_per_second=speed.tokens_per_second)
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """None where nothing was generated yet; no time left is told for a batch that has ended."""
+
+    tokens_per_second: float | None = None
+    eta_s: float | None = None
+
+
+def _speed(database: Database, batch: Batch) -> _Speed:
+    from models.store.results import batch_figures
+
+    figures = batch_figures(database, batch.id)
+    if not figures.generated or figures.seconds_generate <= 0:
+        return _Speed()
+    if batch.state != BatchState.IN_PROGRESS:
+        return _Speed(figures.tokens_per_second)
+    eta_s = figures.seconds_generate / figures.generated * batch.remaining
+    return _Speed(figures.tokens_per_second, eta_s)
 
 
 def _ended_at(batch: Batch) -> float | None:

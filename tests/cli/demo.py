@@ -32,12 +32,12 @@ def write_lines(path: Path, lines: Iterator[Mapping[str, object]]) -> Path:
     return path
 
 
-def long_requests(count: int, *, tokens: int) -> Iterator[dict[str, object]]:
-    """Requests that each take exactly so many tokens, so that a run can be met half-way."""
+def long_requests(count: int) -> Iterator[dict[str, object]]:
+    """Requests of 20 to 99 tokens each, so that they end one after the other."""
     for number in range(count):
         yield {
             "custom_id": f"r-{number}",
             "prompt": f"What is {number} + {number % 7}?",
-            "max_tokens": tokens,
+            "max_tokens": 20 + number * 37 % 80,
             "ignore_eos": True,
         }
