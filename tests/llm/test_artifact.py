@@ -211,6 +211,18 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_not_finite_are_refused(
+    folder: Path, tmp_path: Path, value: float, dtype: torch.dtype
+) -> None:
+    tensors = {n: t.to(dtype) for n, t in load_file(folder / "model.safetensors").items()}
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UnsupportedModel, match="infinite values or NaN"):
+        write(folder, tmp_path / "out")
+
+
 def test_shards_give_the_same_artifact_as_one_file(tmp_path: Path) -> None:
     reference = make_reference()
     reference.save_pretrained(tmp_path / "one")

@@ -13,6 +13,7 @@ from models.errors import (
     ArtifactError,
     InputError,
     NotFoundError,
+    SettingsError,
     UnsafeModel,
     UnsupportedModel,
 )
@@ -160,6 +161,12 @@ def test_what_is_no_artifact_is_not_listed(source: Path, registry: Registry) -> 
     assert registry.entries() == []
     with pytest.raises(ArtifactError, match="cannot be read"):
         registry.entry(entry.key)
+
+
+def test_a_registry_that_cannot_be_written_is_told(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="NIGHTSHIFT_HOME"):
+        add_model(Registry(tmp_path / "file"), str(source), name="tiny", weights=Weights.INT8)
 
 
 def test_a_model_that_cannot_be_used_leaves_no_trace(source: Path, registry: Registry) -> None:

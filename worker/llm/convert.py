@@ -6,6 +6,7 @@ quantized) once. Peak memory is one such matrix, not the model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -138,6 +139,8 @@ def _checked(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
             f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {shape} of floating point: "
             "config.json and weights do not belong together, download the model again"
         )
+    if not all(math.isfinite(edge.item()) for edge in tensor.aminmax()):
+        raise UnsupportedModel(f"{name} holds infinite values or NaN: download the model again")
     return tensor
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from models.errors import ArtifactError, InputError, NotFoundError
+from models.errors import ArtifactError, InputError, NotFoundError, SettingsError
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
 from worker.llm.artifact_folder import remove_folder
@@ -120,8 +120,21 @@ class Registry:
 
     @contextmanager
     def lock(self, key: ModelKey) -> Iterator[None]:
-        """Keep other processes from adding or removing `key`; waits for one that is at it."""
+        """Keep other processes from adding or removing `key`; waits for one that is at it.
+
+        Raises SettingsError when the registry cannot be written.
+        """
         place = self.path(key)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_name(f".{place.name}.lock")):
+        lock = FileLock(place.with_name(f".{place.name}.lock"))
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as exc:
+            raise SettingsError(
+                f"the registry {self.root} cannot be written ({exc.strerror}): "
+                "choose another place with NIGHTSHIFT_HOME"
+            ) from exc
+        try:
             yield
+        finally:
+            lock.release()
