@@ -75,9 +75,7 @@ class Sampler:
             rows = torch.tensor(drawing)
             drawn = [sequences[row] for row in drawing]
             warped = warp(logits[rows], [s.request.sampling for s in drawn])
-            numbers = [
-                uniform(s.request.sampling.seed, s.index, s.num_output_tokens) for s in drawn
-            ]
+            numbers = [_uniform(sequence) for sequence in drawn]
             tokens[rows] = draw(warped, torch.tensor(numbers, dtype=torch.float64))
         return tokens
 
