@@ -16,6 +16,9 @@ import pytest
 
 from models.errors import HubError, NotFoundError, UnsupportedModel
 from tests.llm.hub_server import COMMIT, TOKEN, StandInHub, serve_hub
+from tests.llm.tiny_models import make_reference, save_reference
+from tests.llm.tiny_tokenizers import make_byte_level
+from worker.llm.artifact import open_artifact
 from worker.llm.hub import EDGE_BYTES, folder_digest, resolve_source
 
 RESOLVE = """
@@ -145,6 +148,38 @@ def test_a_token_opens_a_gated_model(hub: StandInHub, tmp_path: Path) -> None:
     (found,) = resolve(hub, tmp_path / "hf", ("org/gated", None), HF_TOKEN=TOKEN)
     assert found["commit"] == COMMIT
     assert hub.downloaded == WANTED
+
+
+ADD = """
+import json, shutil, sys
+from pathlib import Path
+from models.model_key import Weights
+from worker.llm.add import add_model
+from worker.llm.registry import Registry
+registry, home = Registry(Path(sys.argv[1])), Path(sys.argv[2])
+for _ in range(2):
+    entry = add_model(registry, "org/real", weights=Weights.INT8, revision="main")
+    shutil.rmtree(home, ignore_errors=True)  # the artifact alone must do for the second time
+print(json.dumps([str(entry.key), entry.source, entry.commit, str(entry.folder)]))
+"""
+
+
+def test_a_model_of_the_hub_is_downloaded_and_quantized_once(tmp_path: Path) -> None:
+    folder = make_byte_level(save_reference(make_reference(vocab_size=400), tmp_path / "real"))
+    home = tmp_path / "hf"
+    with serve_hub(StandInHub({"org/real": folder})) as hub:
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        done = subprocess.run(
+            [sys.executable, "-c", ADD, str(tmp_path / "registry"), str(home)],
+            env=variables | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home)},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *named, place = json.loads(done.stdout)
+    assert named == ["real:int8", "org/real", COMMIT]
+    assert open_artifact(Path(place), verify=True).manifest.source.revision == "main"
+    weights = [line for line in hub.requests if line.endswith("model.safetensors")]
+    assert [line.split()[0] for line in weights].count("GET") == 1
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.model_key import Weights
-from tests.llm.test_llama import Session, random_sequences
+from tests.llm.paged_session import Session, random_sequences
 from tests.llm.tiny_models import CONFIGURATIONS, in_memory, make_reference, save_reference
 from worker.llm.checkpoint import INDEX_NAME, Checkpoint
 from worker.llm.config import read_model_config

@@ -18,8 +18,8 @@ from models.errors import (
     UnsupportedModel,
 )
 from models.model_key import ModelKey, Weights
-from tests.llm.test_tokenizer import make_byte_level
 from tests.llm.tiny_models import make_reference, save_reference
+from tests.llm.tiny_tokenizers import make_byte_level
 from worker.llm.add import add_model
 from worker.llm.artifact import MANIFEST_NAME, open_artifact
 from worker.llm.registry import Registry, default_name

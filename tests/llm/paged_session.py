@@ -1,0 +1,43 @@
+"""Runs sequences through a model over a paged cache in scattered blocks, as an engine would."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from worker.llm.kv_cache import KVCache
+from worker.llm.llama import Llama
+from worker.llm.packed import Segment, pack_step
+
+BLOCK_TOKENS = 4
+
+
+class Session:
+    """Sequences that run through one model in steps of mixed chunks, as an engine would do it."""
+
+    def __init__(self, model: Llama, sequences: list[list[int]], num_blocks: int = 256) -> None:
+        self.model = model
+        self.sequences = sequences
+        self.cached = [0] * len(sequences)
+        self.tables: list[list[int]] = [[] for _ in sequences]
+        self.cache = KVCache(model.config, num_blocks, BLOCK_TOKENS, model.compute_dtype)
+        self.free = list(range(num_blocks))
+        random.Random(5).shuffle(self.free)  # blocks of a sequence are never neighbours
+
+    def step(self, lengths: dict[int, int]) -> torch.Tensor:
+        """Run `lengths[i]` more tokens of each sequence i; the logits of each one's last."""
+        segments = []
+        for index, length in lengths.items():
+            start = self.cached[index]
+            while len(self.tables[index]) * BLOCK_TOKENS < start + length:
+                self.tables[index].append(self.free.pop())
+            tokens = self.sequences[index][start : start + length]
+            segments.append(Segment(tokens, start, tuple(self.tables[index]), sample=True))
+            self.cached[index] = start + length
+        return self.model.forward(pack_step(segments, BLOCK_TOKENS), self.cache)
+
+
+def random_sequences(lengths: list[int]) -> list[list[int]]:
+    source = random.Random(11)
+    return [[source.randrange(3, 97) for _ in range(length)] for length in lengths]
