@@ -212,7 +212,8 @@ def _postgres_arguments(url: URL) -> dict[str, Any]:
     }
     # What the URL says wins; of two equal options PostgreSQL takes the last.
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    return {**arguments, "options": f"{options} {given}".rstrip()}
+    # psycopg would prepare statements, whose plans stay those of the tables when they were small.
+    return {**arguments, "prepare_threshold": None, "options": f"{options} {given}".rstrip()}
 
 
 def _create_sqlite_engine(url: URL) -> Engine:

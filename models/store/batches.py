@@ -6,9 +6,10 @@ sweeper does so when a process died in between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
 
 from models.clock import db_now
 from models.database import Database
@@ -27,13 +28,12 @@ from models.store.endings import (
     close_attempt,
     count_open_chunks,
     fail_missing,
-    has_result,
     unlease,
 )
 from models.store.rows import batch_view, chunk_view
 from models.store.transitions import move_batches
 from models.store.views import DEFAULT_TENANT, Batch, Chunk
-from models.tables import batches, chunks, requests, results
+from models.tables import batches, chunks, results
 
 _UNCLAIMED: Final = (ChunkState.PENDING, ChunkState.DISPATCHED)
 
@@ -108,12 +108,15 @@ def finalize_batch(database: Database, batch_id: str) -> Batch:
     in_progress → finalizing → completed, or cancelling → cancelled; counters are recounted from
     the results. Idempotent, and safe at any time from any process.
     """
-    database.transact(lambda connection: _cancel_unclaimed(connection, batch_id), replayable=True)
-    starts = database.transact(
-        lambda connection: _start_finalizing(connection, batch_id), replayable=True
-    )
-    if starts:
-        database.transact(lambda connection: _complete(connection, batch_id), replayable=True)
+    # A look without the write lock: nearly always there is nothing to close yet.
+    with database.read() as connection:
+        state = _read_state(connection, batch_id)
+        n_open = count_open_chunks(connection, batch_id)
+    if state == BatchState.CANCELLING:
+        _run(database, _cancel_unclaimed, batch_id)
+    elif state == BatchState.FINALIZING or (state == BatchState.IN_PROGRESS and n_open == 0):
+        _run(database, _start_finalizing, batch_id)
+        _run(database, _complete, batch_id)
     with database.read() as connection:
         row = connection.execute(_select_batch(batch_id)).mappings().first()
     if row is None:
@@ -134,6 +137,11 @@ def expire_batch(connection: Connection, batch_id: str) -> bool:
     return True
 
 
+def _run(database: Database, step: Callable[[Connection, str], None], batch_id: str) -> None:
+    """One step in a transaction of its own; each may be repeated at will."""
+    database.transact(lambda connection: step(connection, batch_id), replayable=True)
+
+
 def _cancel_unclaimed(connection: Connection, batch_id: str) -> None:
     """Of a cancelling batch: cancel what nobody holds, and close it when nobody holds anything."""
     if _read_state(connection, batch_id) != BatchState.CANCELLING:
@@ -148,16 +156,13 @@ def _cancel_unclaimed(connection: Connection, batch_id: str) -> None:
         connection.execute(move_batches(BatchState.CANCELLED).where(batches.c.id == batch_id))
 
 
-def _start_finalizing(connection: Connection, batch_id: str) -> bool:
-    """Whether the batch is finalizing now, by this call or an earlier one."""
-    state = _read_state(connection, batch_id)
-    if state == BatchState.FINALIZING:
-        return True
-    if state != BatchState.IN_PROGRESS or count_open_chunks(connection, batch_id) > 0:
-        return False
-    unfinished = exists().where(requests.c.batch_id == batch_id, ~has_result())
-    statement = move_batches(BatchState.FINALIZING).where(batches.c.id == batch_id, ~unfinished)
-    return connection.execute(statement).rowcount == 1
+def _start_finalizing(connection: Connection, batch_id: str) -> None:
+    """The first of two steps: from here on the batch can neither be cancelled nor expire."""
+    if count_open_chunks(connection, batch_id) == 0:
+        counting = select(func.count()).where(results.c.batch_id == batch_id)
+        is_complete = batches.c.n_total == counting.scalar_subquery()
+        statement = move_batches(BatchState.FINALIZING).where(batches.c.id == batch_id)
+        connection.execute(statement.where(is_complete))
 
 
 def _complete(connection: Connection, batch_id: str) -> None:

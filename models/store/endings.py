@@ -22,6 +22,7 @@ from sqlalchemy import (
 from models.clock import db_now
 from models.generation import Refusal
 from models.states import AttemptOutcome, ChunkState, ResultStatus
+from models.store.joins import whole_batch_join
 from models.store.transitions import insert_new, move_chunks
 from models.store.views import Chunk
 from models.tables import attempts, batches, chunks, requests, results
@@ -111,7 +112,8 @@ def fail_missing(
     if chunk_id is not None:
         missing = missing.where(requests.c.chunk_id == chunk_id)
     inserting = insert_new(connection, results, ("batch_id", "idx"))
-    n_failed = connection.execute(inserting.from_select(list(columns), missing)).rowcount
+    with whole_batch_join(connection):
+        n_failed = connection.execute(inserting.from_select(list(columns), missing)).rowcount
     connection.execute(
         update(batches)
         .where(batches.c.id == batch_id)

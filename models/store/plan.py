@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Subquery, case, func, insert, select, update
 
 from models.clock import db_now
 from models.states import ChunkState
+from models.store.joins import whole_batch_join
 from models.tables import chunks, requests
 
 _SHARES: Final = 8  # pieces that a small batch is cut into, so that workers can share it
@@ -34,12 +35,14 @@ def plan_chunks(connection: Connection, batch_id: str, *, n_requests: int, limit
     ]
     connection.execute(insert(chunks).values(_new_chunk(batch_id)), rows)
     ordered = _ordered(batch_id)
-    connection.execute(
+    assigning = (
         update(requests)
         .where(requests.c.batch_id == batch_id, requests.c.idx == ordered.c.idx)
         .where(chunks.c.batch_id == batch_id, chunks.c.number == ordered.c.position // size)
         .values(chunk_id=chunks.c.id)
     )
+    with whole_batch_join(connection):
+        connection.execute(assigning)
     return len(rows)
 
 

@@ -32,17 +32,17 @@ def stream_records(
 ) -> Iterator[RequestRecord]:
     """Every request that has a result, by idx; a page at a time, so no transaction stays open."""
     last = -1 if after_idx is None else after_idx
-    statement = _finished(batch_id)
+    finished = (
+        select(results)
+        .where(results.c.batch_id == batch_id)
+        .order_by(results.c.idx)
+        .limit(_ROWS_PER_PAGE)
+    )
     if status is not None:
-        statement = statement.where(results.c.status == str(status))
-    while True:
-        with database.read() as connection:
-            page = connection.execute(statement.where(requests.c.idx > last)).mappings().all()
-        for row in page:
-            yield request_record(row)
-        if len(page) < _ROWS_PER_PAGE:
-            return
-        last = page[-1]["idx"]
+        finished = finished.where(results.c.status == str(status))
+    while page := _read_page(database, finished.where(results.c.idx > last)):
+        yield from page
+        last = page[-1].idx
 
 
 def finished_indexes(database: Database, batch_id: str) -> set[int]:
@@ -79,20 +79,19 @@ def batch_figures(database: Database, batch_id: str, since: float | None = None)
     )
 
 
-def _finished(batch_id: str) -> Select[*tuple[Any, ...]]:
-    result_columns = [column for column in results.c if column.name not in {"batch_id", "idx"}]
-    columns = [*requests.c, *result_columns]
-    return (
-        select(*columns)
-        .join(results, _same_request())
-        .where(requests.c.batch_id == batch_id)
-        .order_by(requests.c.idx)
-        .limit(_ROWS_PER_PAGE)
-    )
+def _read_page(database: Database, finished: Select[Any]) -> list[RequestRecord]:
+    """The results and, in a second query, their requests.
 
-
-def _same_request() -> ColumnElement[bool]:
-    return and_(results.c.batch_id == requests.c.batch_id, results.c.idx == requests.c.idx)
+    Not one join: without statistics of a young batch PostgreSQL would compare each with each.
+    """
+    with database.read() as connection:
+        found = {row["idx"]: row for row in connection.execute(finished).mappings()}
+        if not found:
+            return []
+        batch_id = next(iter(found.values()))["batch_id"]
+        asked = select(requests).where(requests.c.batch_id == batch_id, requests.c.idx.in_(found))
+        asked_rows = {row["idx"]: row for row in connection.execute(asked).mappings()}
+    return [request_record(asked_rows[idx], row) for idx, row in found.items()]
 
 
 def _result_sums(batch_id: str, start: float) -> Select[*tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from models.database import Database
 from models.errors import InputError
 from models.states import BatchState, ResultStatus
 from models.store.batches import get_batch
+from models.store.joins import whole_batch_join
 from models.store.plan import plan_chunks
 from models.store.submit import batch_row, new_id
 from models.store.transitions import move_batches
@@ -83,4 +84,5 @@ def _copy_failed(connection: Connection, old_id: str, new_id: str) -> int:
     )
     inserting = insert(requests).from_select(["batch_id", "idx", *names], failed)
     counted = inserting.execution_options(preserve_rowcount=True)
-    return connection.execute(counted).rowcount
+    with whole_batch_join(connection):
+        return connection.execute(counted).rowcount

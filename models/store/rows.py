@@ -94,19 +94,20 @@ def refusal_columns(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def request_record(row: Row) -> RequestRecord:
-    """A row of requests joined with results."""
-    status = ResultStatus(row["status"])
-    prompt, params = row["prompt"], row["params"]
+def request_record(request: RowMapping, result: RowMapping) -> RequestRecord:
+    """A row of requests and its row of results."""
+    status = ResultStatus(result["status"])
+    prompt, params = request["prompt"], request["params"]
     is_ok = status is ResultStatus.OK
-    copied = ("batch_id", "idx", "line_number", "custom_id", "epoch", "attempt")
+    copied = ("epoch", "attempt", "worker_id", "artifact", "created_at")
     return RequestRecord(
-        **{name: row[name] for name in (*copied, "worker_id", "artifact", "created_at")},
-        prompt=None if prompt is None else read_prompt(row["prompt_kind"], prompt),
+        **{name: request[name] for name in ("batch_id", "idx", "line_number", "custom_id")},
+        **{name: result[name] for name in copied},
+        prompt=None if prompt is None else read_prompt(request["prompt_kind"], prompt),
         params=None if params is None else DecodingParams.model_validate(params),
         status=status,
-        generation=_generation(row) if is_ok else None,
-        refusal=None if is_ok else _refusal(row),
+        generation=_generation(result) if is_ok else None,
+        refusal=None if is_ok else _refusal(result),
     )
 
 
