@@ -7,14 +7,19 @@ import typer
 from cli import options
 from cli.context import load, open_database
 from cli.submit import print_batch, ring_for
+from models.errors import InputError, StateError
 
 
 def cancel(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
     """Cancel a batch; what is finished stays and is delivered."""
-    from models.store.batches import cancel_batch
+    from models.store.batches import cancel_batch, get_batch
 
     with open_database(load(context)) as database:
-        cancelled = cancel_batch(database, batch)
+        try:
+            cancelled = cancel_batch(database, batch)
+        except StateError as exc:
+            ended = get_batch(database, batch)
+            raise InputError(f"batch {batch} is {ended.state}; nothing is left to cancel") from exc
     print_batch(cancelled, as_json=as_json)
 
 

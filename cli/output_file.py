@@ -21,7 +21,9 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def check_writable(path: Path) -> None:
     """Raise InputError now, when `path` could not be written at the end of a long run."""
     folder = path.resolve().parent
-    if path.exists() and not path.is_file():
+    # /dev/stdout may lead to a regular file, which is not ours to replace.
+    is_device = path.absolute().is_relative_to("/dev")
+    if is_device or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is not a file; give the name of a file to write")
     if not folder.is_dir():
         raise InputError(f"the folder {folder} does not exist; create it or write elsewhere")

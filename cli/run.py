@@ -9,10 +9,12 @@ import typer
 
 from cli import options
 from cli.context import load
+from cli.flag_groups import Given, with_flag_groups
 from cli.output_file import check_writable, write_json
 from cli.submission import InputOptions
 
 
+@with_flag_groups
 def run(
     context: typer.Context,
     input_path: options.InputPath,
@@ -33,19 +35,9 @@ def run(
     ] = False,
     system: options.SystemText = None,
     completions: options.Completions = False,
-    max_tokens: options.MaxTokens = None,
-    min_tokens: options.MinTokens = None,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    stop: options.Stop = None,
-    seed: options.Seed = None,
-    threads: options.Threads = None,
-    max_sequences: options.MaxSequences = None,
-    step_tokens: options.StepTokens = None,
-    kv_cache_bytes: options.KvCacheBytes = None,
+    *,
+    decoding: Given,
+    engine: Given,
 ) -> None:
     """Answer a file of requests on this machine; the same command again resumes.
 
@@ -55,27 +47,10 @@ def run(
     """
     from cli.run_steps import RunPlan, execute
 
-    defaults = options.given_parameters(
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        seed=seed,
-    )
-    settings = load(
-        context,
-        threads=threads,
-        max_sequences=max_sequences,
-        step_tokens=step_tokens,
-        kv_cache_bytes=kv_cache_bytes,
-    )
+    settings = load(context, **engine)
     plan = RunPlan(
         input=InputOptions(
-            path=input_path, defaults=defaults, system=system, completions=completions
+            path=input_path, defaults=decoding, system=system, completions=completions
         ),
         output=output,
         errors=errors or output.with_suffix(".errors.jsonl"),

@@ -9,6 +9,7 @@ import typer
 from cli import options
 from cli.context import load, open_database, open_registry
 from cli.display import emit, emit_json
+from cli.flag_groups import Given, with_flag_groups
 from cli.model_choice import split_name
 from cli.submission import InputOptions, submit_input
 from models.errors import NotFoundError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from models.store.views import Batch
 
 
+@with_flag_groups
 def submit(
     context: typer.Context,
     input_path: options.InputPath,
@@ -32,33 +34,15 @@ def submit(
     priority: Annotated[int, typer.Option(metavar="N", help="Higher runs first.")] = 0,
     system: options.SystemText = None,
     completions: options.Completions = False,
-    max_tokens: options.MaxTokens = None,
-    min_tokens: options.MinTokens = None,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    stop: options.Stop = None,
-    seed: options.Seed = None,
+    *,
+    decoding: Given,
     as_json: options.AsJson = False,
 ) -> None:
     """Submit a file of requests and print the batch's id.
 
     Decoding flags are defaults: what a request says itself wins.
     """
-    defaults = options.given_parameters(
-        max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        seed=seed,
-    )
-    asked = InputOptions(path=input_path, defaults=defaults, system=system, completions=completions)
+    asked = InputOptions(path=input_path, defaults=decoding, system=system, completions=completions)
     settings = load(context)
     digest = asked.digest()
     with open_database(settings, create=True) as database:

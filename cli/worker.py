@@ -8,6 +8,7 @@ import typer
 
 from cli import options
 from cli.context import load, open_database, open_registry, show_log
+from cli.flag_groups import Given, with_flag_groups
 from cli.model_choice import ensure_model
 from cli.stopping import stop_on_signals
 from models.errors import SettingsError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from models.settings import Settings
 
 
+@with_flag_groups
 def worker(
     context: typer.Context,
     model: Annotated[
@@ -24,22 +26,14 @@ def worker(
         typer.Option(metavar="NAME", help="Registered name, or a folder; else NIGHTSHIFT_MODEL."),
     ] = None,
     weights: options.WeightsKind = None,
-    threads: options.Threads = None,
-    max_sequences: options.MaxSequences = None,
-    step_tokens: options.StepTokens = None,
-    kv_cache_bytes: options.KvCacheBytes = None,
+    *,
+    engine: Given,
 ) -> None:
     """Generate for the batches of one model: from the queue, or without a broker from the database.
 
     SIGTERM and Ctrl-C drain: no new work is taken, what runs is finished or handed back.
     """
-    settings = load(
-        context,
-        threads=threads,
-        max_sequences=max_sequences,
-        step_tokens=step_tokens,
-        kv_cache_bytes=kv_cache_bytes,
-    )
+    settings = load(context, **engine)
     name = model or settings.model
     if name is None:
         raise SettingsError("no model is named: give --model NAME, or NIGHTSHIFT_MODEL")

@@ -66,7 +66,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     assert json.loads(target.read_text()) == {"a": 1}
 
 
-@pytest.mark.parametrize("name", ["missing/out.jsonl", ".", "/dev/null"])
+@pytest.mark.parametrize("name", ["missing/out.jsonl", ".", "/dev/null", "/dev/stdout"])
 def test_a_place_that_cannot_be_written_is_refused_early(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         check_writable(tmp_path / name)
