@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.engines import EngineSpec, choose_engines, choose_works
+from benchmarks.job import Job
 from benchmarks.limits import build_limits, measure_limits
 from benchmarks.machine import current_commit, describe_machine, own_versions
 from benchmarks.prepare import PROJECT, Workshop, make_workload
 from benchmarks.results import Document, read_document, write_document
 from benchmarks.shapes import SHAPES
 from benchmarks.tables import render
-from benchmarks.trials import Plan, plan_trial, run_trial
+from benchmarks.trials import Plan, run_trial
 from worker.backends.machine import usable_cores
 
 WORK_FOLDER = PROJECT / "benchmarks" / "work"
@@ -100,22 +101,20 @@ def _trial_plans(workshop: Workshop, rows: Sequence[Row], plan: RoundPlan) -> It
     logs.mkdir(exist_ok=True)
     for row in rows:
         workload = make_workload(row.work)
-        command, job = plan_trial(
-            row.spec,
-            workload,
-            python=workshop.python(row.spec),
-            model=workshop.model(row.spec.model),
-            file=workshop.workload_file(workload),
+        job = Job(
+            model=str(workshop.model(row.spec.model)),
+            workload=str(workshop.workload_file(workload)),
             threads=plan.threads,
+            settings=row.spec.settings_for(workload),
         )
         yield Plan(
             spec=row.spec,
             workload=workload,
             number=plan.number,
             commit=plan.commit,
-            command=command,
-            log=logs / f"{workshop.shape.name}-{row.work}-{row.spec.name}-{plan.number}.log",
+            python=workshop.python(row.spec),
             job=job,
+            log=logs / f"{workshop.shape.name}-{row.work}-{row.spec.name}-{plan.number}.log",
         )
 
 

@@ -12,7 +12,10 @@ from benchmarks.results import Document, Trial
 from benchmarks.shapes import SHAPES
 from benchmarks.workloads import WORK_NAMES
 
-_BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.5, "bf16": 2.0}
+# Scales left out; those of GGUF are 2 bytes for every 32 weights.
+_BYTES_PER_WEIGHT = {
+    "int8": 1.0, "w8a8": 1.0, "q8_0": 34 / 32, "int4": 0.5, "q4_0": 18 / 32, "bf16": 2.0,
+}  # fmt: skip
 # What is compared: ours, and what it is divided by.
 _PAIRS = (
     ("nightshift-int8", "vllm-w8a8"),
@@ -59,10 +62,8 @@ def share_of_limit(document: Document, engine: str, work: str) -> tuple[float, s
     shape, workload = SHAPES[document.shape], make_workload(work)
     kind = "bf16" if engine.endswith("bf16") else "int8"
     if work == "single":
-        weights = engine.rpartition("-")[2]
-        if weights not in _BYTES_PER_WEIGHT:
-            return None
-        streamed = shape.streamed_weights(workload) * _BYTES_PER_WEIGHT[weights]
+        bytes_per_weight = _BYTES_PER_WEIGHT[engine.rpartition("-")[2]]
+        streamed = shape.streamed_weights(workload) * bytes_per_weight
         return streamed / seconds / limits.memory_bytes_per_s, "memory"
     limit = limits.bf16_flops_per_s if kind == "bf16" else limits.int8_ops_per_s
     return (shape.linear_operations(workload) / seconds / limit, kind) if limit else None

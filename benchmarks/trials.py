@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,9 +35,46 @@ class Plan:
     workload: Workload
     number: int
     commit: str
-    command: Sequence[str]
-    log: Path
+    python: str  # of the engine's environment
     job: Job
+    log: Path
+
+
+class TreeUsage:
+    """What a process and its descendants have used, as far as it was looked at."""
+
+    def __init__(self) -> None:
+        self._peaks: dict[int, int] = {}  # by process id
+        self._cpu_seconds: dict[int, float] = {}
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The sum of what each process held at most: an upper bound of what all held at once."""
+        return sum(self._peaks.values())
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes."""
+        return sum(self._cpu_seconds.values())
+
+    def look(self, pid: int) -> None:
+        """Take the figures of all processes of the tree that are alive."""
+        try:
+            root = psutil.Process(pid)
+            tree = [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended
+                times = process.cpu_times()
+                self._cpu_seconds[process.pid] = times.user + times.system
+                self._peaks[process.pid] = _peak_rss_bytes(process.pid)
+
+
+def _peak_rss_bytes(pid: int) -> int:
+    """VmHWM of a process; 0 for one that has just ended. Raises OSError when it is gone."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +87,15 @@ class Run:
     other_cpu_seconds: float
 
 
-def plan_trial(
-    spec: EngineSpec, workload: Workload, *, python: str, model: Path, file: Path, threads: int
-) -> tuple[list[str], Job]:
-    """The command of a trial and the job that it carries."""
-    job = Job(
-        model=str(model),
-        workload=str(file),
-        threads=threads,
-        settings=spec.settings_for(workload),
-    )
-    return [python, "-m", spec.runner, json.dumps(asdict(job))], job
+def runner_command(python: str, module: str, job: Job) -> list[str]:
+    """How a runner is started."""
+    return [python, "-m", module, json.dumps(asdict(job))]
 
 
 def run_trial(plan: Plan) -> Trial:
     """Run it and judge it; a failure is a void trial, not an exception."""
     started, load = datetime.now(UTC), load_average()
-    run = watch(plan.command, plan.log)
+    run = watch(runner_command(plan.python, plan.spec.runner, plan.job), plan.log)
     report, problem = read_report(run, plan.workload)
     report = report or {}
     return Trial(
@@ -112,7 +142,7 @@ def check_counts(report: dict[str, Any], workload: Workload) -> str | None:
 def watch(command: Sequence[str], log: Path) -> Run:
     """Run a command in a process group of its own until it ends; the log gets its stderr."""
     output = log.with_suffix(".out")
-    busy_s, own_s = _busy_cpu_seconds(), _children_cpu_seconds()
+    busy_s, usage = _busy_cpu_seconds(), TreeUsage()
     with log.open("wb") as stderr, output.open("wb") as stdout:
         process = subprocess.Popen(
             command,
@@ -123,19 +153,18 @@ def watch(command: Sequence[str], log: Path) -> Run:
             stderr=stderr,
             start_new_session=True,
         )
-        peak_rss_bytes = _wait(process)
-    other_s = _busy_cpu_seconds() - busy_s - (_children_cpu_seconds() - own_s)
+        _wait(process, usage)
+    other_s = _busy_cpu_seconds() - busy_s - usage.cpu_seconds
     text = output.read_text(encoding="utf-8", errors="replace")
-    return Run(process.returncode, text, peak_rss_bytes, max(0.0, other_s))
+    return Run(process.returncode, text, usage.peak_rss_bytes, max(0.0, other_s))
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the end, kill the group after the timeout; returns the peak of its memory."""
+def _wait(process: subprocess.Popen[bytes], usage: TreeUsage) -> None:
+    """Wait for the end, looking at the tree meanwhile; kill the group after the timeout."""
     deadline_s = time.monotonic() + _TIMEOUT_S
-    peaks: dict[int, int] = {}
     try:
         while process.poll() is None and time.monotonic() < deadline_s:
-            peaks |= _peaks(process.pid)
+            usage.look(process.pid)
             try:
                 process.wait(_POLL_S)
             except subprocess.TimeoutExpired:
@@ -144,40 +173,9 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return sum(peaks.values())
-
-
-def _peaks(pid: int) -> dict[int, int]:
-    """The most memory that each process of the tree has held so far, by process id."""
-    peaks = {}
-    try:
-        root = psutil.Process(pid)
-        tree = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return {}
-    for process in tree:
-        peak = _peak_rss_bytes(process.pid)
-        if peak is not None:
-            peaks[process.pid] = peak
-    return peaks
-
-
-def _peak_rss_bytes(pid: int) -> int | None:
-    """VmHWM of a process; None when it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _busy_cpu_seconds() -> float:
     """CPU time of all processes since the machine started, stolen time included."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
-
-
-def _children_cpu_seconds() -> float:
-    """CPU time of this process's ended children and of theirs."""
-    times = os.times()
-    return times.children_user + times.children_system
