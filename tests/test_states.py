@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from itertools import product
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Update
@@ -18,6 +20,7 @@ from models.states import (
     is_terminal,
     sources,
 )
+from models.store import transitions
 from models.store.transitions import move_batches, move_chunks
 
 BATCH_EDGES = {
@@ -102,3 +105,15 @@ def test_terminal_states_have_no_way_out() -> None:
 def test_every_state_is_in_its_table() -> None:
     assert set(BATCH_TRANSITIONS) == set(BatchState)
     assert set(CHUNK_TRANSITIONS) == set(ChunkState)
+
+
+def test_only_one_module_of_the_store_writes_states() -> None:
+    """An UPDATE with `state=…` elsewhere would go around the tables."""
+    writers = {
+        module.name
+        for module in Path(transitions.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "values"
+        if any(keyword.arg == "state" for keyword in node.keywords)
+    }
+    assert writers == {"transitions.py"}
