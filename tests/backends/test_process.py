@@ -220,6 +220,14 @@ def test_an_engine_that_dies_while_loading_is_reported(tiny_artifact: Path) -> N
         engine.wait_ready(READY_S)
 
 
+def test_a_process_that_cannot_be_started_is_an_error_at_once(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(EngineCrashed, match=r"cannot be started.*/nowhere/python"):
+        EngineProcess(config_of(tiny_artifact))
+
+
 def test_a_model_that_loads_too_slowly_is_stopped(tiny_artifact: Path) -> None:
     engine = EngineProcess(config_of(tiny_artifact))
     with pytest.raises(EngineStalled, match="NIGHTSHIFT_LOAD_TIMEOUT_S"):

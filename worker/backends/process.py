@@ -62,7 +62,7 @@ class EngineProcess:
         self._outbox: deque[bytes] = deque()
         self._first: Ready | Failed | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._start_error: OSError | None = None
+        self._start_error: Exception | None = None
         self._ended = False  # the process has ended and every event of it was read
         self._stopping = False
         self._peak_rss_bytes = 0
@@ -189,10 +189,11 @@ class EngineProcess:
         """Start the process, live as long as it does, then say that it has ended."""
         try:
             self._process = _spawn(self._config, self._child_socket)
-        except OSError as exc:
+        except Exception as exc:  # the constructor, which waits for this thread, raises it
             self._start_error = exc
-        self._child_socket.close()
-        self._spawned.set()
+        finally:
+            self._child_socket.close()
+            self._spawned.set()
         if self._process is not None:
             self._process.wait()
         self._read_all.wait(_LAST_WORDS_S)
