@@ -41,7 +41,7 @@ def describe_machine() -> Machine:
         cores=usable_cores(),
         flags=tuple(flag for flag in _FLAGS if flag in flags),
         memory_bytes=psutil.virtual_memory().total,
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         python=platform.python_version(),
     )
 
