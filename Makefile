@@ -8,17 +8,17 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := cli models worker tests tools
+CODE := cli models worker benchmarks tests tools
 PYTHON ?=
 TORCH_INDEX ?=
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo test lint format servers doctor lock clean
+.PHONY: help install demo test lint format servers bench bench-peers doctor lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## create .venv and install the project with its pinned dependencies
 
@@ -48,6 +48,12 @@ format: install  ## rewrite the code in the project's format, fix what can be fi
 
 servers:  ## see that Redis and PostgreSQL are installed for the tests (as root: install them)
 	@tools/ensure_servers.sh
+
+bench: install  ## measure speed on an idle machine (needs a C compiler), see docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+bench-peers: install  ## the same, beside other engines (20 GB of disk)
+	$(BIN)/python -m benchmarks --engines all
 
 doctor: install  ## show what works on this machine
 	$(BIN)/nightshift doctor
