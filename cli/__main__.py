@@ -5,6 +5,7 @@ Nothing is decided here but how an error is told: one sentence on stderr.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     from cli.app import build_command
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # data has one encoding, whatever the locale
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = build_command()

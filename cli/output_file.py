@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from models.errors import InputError, StorageFull
+from models.wire.json_lines import json_line
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -59,7 +60,7 @@ def write_json_lines(path: Path, values: Iterable[Mapping[str, object]]) -> int:
     count = 0
     with atomic_writer(path) as stream:
         for value in values:
-            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+            stream.write(json_line(value) + "\n")
             count += 1
     return count
 

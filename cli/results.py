@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from cli.context import load, open_database
 from cli.display import emit, say
 from cli.output_file import check_writable, write_json_lines
 from models.states import ResultStatus
+from models.wire.json_lines import json_line
 
 if TYPE_CHECKING:
     from models.database import Database
@@ -53,7 +53,7 @@ def results(
             say(f"{write_json_lines(output, lines)} lines written to {output}")
             return
         for line in lines:
-            emit(json.dumps(line, ensure_ascii=False))
+            emit(json_line(line))
 
 
 def batch_lines(

@@ -81,3 +81,13 @@ def test_people_get_tables(demo_console: Console) -> None:
     assert listed[0].split()[:3] == ["BATCH", "STATE", "MODEL"]
     assert listed[1].split()[:3] == [batch, "in_progress", "demo-model:int8"]
     assert "0 of 200" in demo_console.succeed("status", batch)
+
+
+def test_data_is_utf8_whatever_the_locale(demo_console: Console, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"custom_id": "größe", "prompt": "x", "colour": 1}\n', encoding="utf-8")
+    batch = demo_console.succeed("submit", source, "--model", "demo-model").strip()
+    ascii_console = Console(demo_console.home, {"PYTHONIOENCODING": "ascii"})
+    ended = ascii_console.run("results", batch, "--errors")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["custom_id"] == "größe"

@@ -19,6 +19,13 @@ def test_lines_are_written_in_order_as_utf8(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == '{"a": "ü"}\n{"a": "\\n"}\n'
 
 
+def test_a_line_stays_one_for_readers_that_know_more_line_ends(tmp_path: Path) -> None:
+    text = "".join(map(chr, (*range(0x20), 0x85, 0x2028, 0x2029)))
+    write_json_lines(tmp_path / "out.jsonl", [{"text": text}])
+    [line] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"text": text}
+
+
 def test_a_failure_half_way_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text("old\n")
