@@ -38,7 +38,7 @@ class Console:
             env=self.environment(),
             input=stdin,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=TIMEOUT_S,
             check=False,
         )
@@ -67,7 +67,7 @@ class Console:
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def environment(self) -> dict[str, str]:
