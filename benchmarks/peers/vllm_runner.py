@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.job import Counts, Job, measure, read_job
@@ -63,6 +64,8 @@ def set_environment(job: Job) -> None:
     os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(job.number("cache_gib"))
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    # What it compiles is kept beside the model, so that only the first trial waits for it.
+    os.environ["VLLM_CACHE_ROOT"] = str(Path(job.model).with_name("vllm-cache"))
 
 
 def main() -> None:
