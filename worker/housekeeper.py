@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from models.errors import NightshiftError
 
+_STOP_TIMEOUT_S = 5.0
 _JITTER = 0.2  # of the period, so that workers started together do not sweep together
 
 _log = logging.getLogger(__name__)
@@ -38,11 +39,11 @@ class Housekeeper:
         self._woken.set()
 
     def stop(self) -> None:
-        """End the thread after the chore at hand."""
+        """End the thread after the chore at hand, or leave it behind if that hangs on a server."""
         self._stopping = True
         self._woken.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_TIMEOUT_S)
 
     def _run(self) -> None:
         due_at = time.monotonic()

@@ -169,7 +169,11 @@ def test_servers_may_come_and_go(
     bell = CeleryDoorbell(create_app(load_settings({}, broker_url=redis_server.url)))
     bell.ring(Ring(chunk_id=10**9, batch_id=batch_id, model=MODEL, n=1))
     wait_for(lambda: len(worker.said("ring heard")) > heard, "the worker hears the bell again")
-    assert worker.stop(signal.SIGTERM, timeout_s=DRAIN_LIMIT_S) == 0
+    redis_server.stop()
+    try:
+        assert worker.stop(signal.SIGTERM, timeout_s=DRAIN_LIMIT_S) == 0
+    finally:
+        redis_server.start()
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,15 @@ def test_leases_held_at_once_are_bounded(
 def test_finished_requests_wait_for_a_commit_in_bounded_number(
     store: JobStore, script: Script, make_runner: MakeRunner
 ) -> None:
-    store.submit(64)
-    script.per_turn = 64
-    runner = make_runner()
+    batch_id = store.submit(CHUNK_REQUESTS)
+    script.per_turn = 1
+    script.holds = lambda prompt: prompt.endswith("0000")  # the chunk itself does not end
+    runner = make_runner(micro_batch_s=1000)
     seen: list[int] = []
     script.on_turn = lambda: seen.append(runner.book.uncommitted)
-    runner.serve(until=never)
-    assert max(seen) < store.settings.micro_batch_requests
+    runner.serve(until=lambda: len(script.answered) == CHUNK_REQUESTS - 1)
+    assert max(seen) < store.settings.micro_batch_requests // 2
+    assert len(store.texts(batch_id)) == CHUNK_REQUESTS - 1
 
 
 def test_a_finished_request_is_committed_though_its_chunk_goes_on(
@@ -117,7 +119,10 @@ def test_a_lost_lease_writes_nothing_and_is_no_error(
         turns()
 
     script.on_turn = steal
-    make_runner().serve(until=never)
+    deadline = time.monotonic() + 20
+    runner = make_runner(lease_ttl_s=3000, renew_period_s=1000)  # only the commit can find out
+    runner.serve(until=lambda: time.monotonic() > deadline)
+    assert time.monotonic() < deadline
     assert store.texts(batch_id) == {}
     (chunk,) = store.chunks(batch_id)
     assert (chunk.state, chunk.worker_id) == (ChunkState.LEASED, "worker-b")
@@ -198,6 +203,26 @@ def test_a_request_that_always_crashes_costs_only_itself(
     assert len(script.engines) - 1 <= 3
 
 
+def test_a_chunk_that_crashed_before_runs_alone_and_is_not_charged_for_others(
+    store: JobStore, script: Script, make_runner: MakeRunner
+) -> None:
+    batch_id = store.submit(2 * CHUNK_REQUESTS)
+    _, suspect = store.chunks(batch_id)
+    with store.database.begin() as connection:
+        crashed_once = text("UPDATE chunks SET attempts = 1, crashes = 1 WHERE id = :id")
+        connection.execute(crashed_once, {"id": suspect.id})
+    script.crashes_on = lambda _: len(script.engines) == 1
+    runner = make_runner()
+    held: set[int] = set()
+    script.on_turn = lambda: held.update(lease.lease.chunk_id for lease in runner.book.all())
+    runner.serve(until=lambda: len(script.engines) == 2)
+    assert suspect.id in held
+    assert [chunk.crashes for chunk in store.chunks(batch_id)] == [1, 1]
+    let_back_off_pass(store)
+    runner.serve(until=never)
+    assert store.texts(batch_id) == expected_texts(2 * CHUNK_REQUESTS)
+
+
 def test_a_chunk_is_given_up_after_max_crashes(
     store: JobStore, script: Script, make_runner: MakeRunner
 ) -> None:
@@ -265,7 +290,8 @@ def test_a_cancelled_batch_stops_and_keeps_what_finished(
     sweep(store.database, dispatch_timeout_s=60, max_crashes=3)
     batch = store.batch(batch_id)
     assert batch.state is BatchState.CANCELLED
-    assert batch.completed == len(script.answered) < 24
+    assert batch.completed == len(script.answered)
+    assert batch.completed <= 3 + store.settings.micro_batch_requests
     assert set(store.errors(batch_id).values()) == {"batch_cancelled"}
 
 

@@ -17,6 +17,8 @@ from models.settings import Settings
 from models.store.leases import renew_lease
 from worker.jobs.held import HeldLease, LeaseBook
 
+_STOP_TIMEOUT_S = 5.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +56,7 @@ class LeaseKeeper:
         """End the thread; leases that are still held run out."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_TIMEOUT_S)  # it may hang on a server that is away
 
     def renew_all(self) -> bool:
         """Renew every lease once, up to the first that the database does not answer for."""
