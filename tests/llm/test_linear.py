@@ -17,13 +17,26 @@ from worker.llm.linear import (
     FloatLinear,
     Int4Linear,
     Int8Linear,
+    Linear,
     activation_limit,
     build_linear,
     quantize_activations,
 )
 from worker.llm.quantize import dequantize_int4, quantize_linear, unpack_nibbles
+from worker.llm.rows import Rows
 
 SHAPES = [(96, 64), (64, 256), (97, 112), (50, 40), (256, 384)]  # (N, K)
+
+
+def multiply(layer: Linear, x: torch.Tensor) -> torch.Tensor:
+    return layer(Rows(x)).applied()
+
+
+def quantized(x: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes (M, K) and the scale (M, 1) of each row."""
+    rows = quantize_activations(x, limit)
+    assert rows.scale is not None
+    return rows.values, rows.scale.unsqueeze(1)
 
 
 def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -39,7 +52,7 @@ def test_int8_linear_is_within_one_percent_of_float(shape: tuple[int, int]) -> N
         torch.randn(shape[0]),
     )
     stored = quantize_linear(weight, Weights.INT8) | {"bias": bias.bfloat16()}
-    y = build_linear(stored, Weights.INT8)(x)
+    y = multiply(build_linear(stored, Weights.INT8), x)
     assert y.dtype == torch.bfloat16
     expected = x.double() @ weight.double().T + bias.double()
     assert relative_error(y, expected) < (0.012 if activation_limit() == 127 else 0.02)
@@ -50,9 +63,9 @@ def test_int8_linear_computes_its_quantized_operands_exactly(shape: tuple[int, i
     torch.manual_seed(1)
     weight, x = torch.randn(shape), 50 * torch.randn(9, shape[1])
     stored = quantize_linear(weight, Weights.INT8)
-    y = build_linear(stored, Weights.INT8, output_dtype=torch.float32)(x)
+    y = multiply(build_linear(stored, Weights.INT8, output_dtype=torch.float32), x)
     limit = activation_limit()
-    values, scale = quantize_activations(x, limit)
+    values, scale = quantized(x, limit)
     exact = (values.double() - (limit + 1)) @ stored["weight"].double().T
     torch.testing.assert_close(y.double(), exact * scale * stored["scale"], rtol=1e-6, atol=0)
 
@@ -61,15 +74,15 @@ def test_int8_rows_do_not_depend_on_their_batch() -> None:
     torch.manual_seed(2)
     layer = build_linear(quantize_linear(torch.randn(96, 80), Weights.INT8), Weights.INT8)
     x = torch.randn(70, 80).bfloat16() * torch.logspace(-3, 3, 70).bfloat16().unsqueeze(1)
-    together = layer(x)
+    together = multiply(layer, x)
     for rows in (slice(0, 1), slice(5, 7), slice(20, 53), slice(69, 70)):
-        assert torch.equal(layer(x[rows]), together[rows])
+        assert torch.equal(multiply(layer, x[rows]), together[rows])
 
 
 def test_a_row_of_zeros_gives_the_bias() -> None:
     bias = torch.randn(32).bfloat16()
     stored = quantize_linear(torch.randn(32, 64), Weights.INT8) | {"bias": bias}
-    y = build_linear(stored, Weights.INT8)(torch.zeros(1, 64, dtype=torch.bfloat16))
+    y = multiply(build_linear(stored, Weights.INT8), torch.zeros(1, 64, dtype=torch.bfloat16))
     assert torch.equal(y[0], bias)
 
 
@@ -79,7 +92,7 @@ def test_activations_are_off_by_half_a_step_at_most(
     rows: int, columns: int, size: float, limit: int
 ) -> None:
     x = size * torch.randn(rows, columns)
-    values, scale = quantize_activations(x, limit)
+    values, scale = quantized(x, limit)
     assert values.min() >= 1
     assert values.max() <= 2 * limit + 1
     # The scale is rounded to bfloat16, so the largest value may be cut by 1/256 of itself.
@@ -100,7 +113,10 @@ def test_int4_linear_computes_what_is_stored(shape: tuple[int, int], dtype: torc
     exact = dequantize_int4(stored["weight"], stored["scale"])[:, : shape[1]].double()
     layer = Int4Linear(stored["weight"], stored["scale"].to(dtype), bias.to(dtype))
     tolerance = 5e-3 if dtype == torch.bfloat16 else 1e-6
-    assert relative_error(layer(x), x.double() @ exact.T + bias.to(dtype).double()) < tolerance
+    assert (
+        relative_error(multiply(layer, x), x.double() @ exact.T + bias.to(dtype).double())
+        < tolerance
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -170,9 +186,10 @@ for outputs, inputs in ((96, 64), (128, 256), (97, 112)):
     layer = build_linear(stored, Weights.INT8, output_dtype=torch.float32)
     for rows in (1, 3, 16, 64, 256):
         x = torch.randn(rows, inputs).sign()  # every value at the limit: the largest sums
-        values, scale = quantize_activations(x, activation_limit())
-        exact = (values.double() - activation_limit() - 1) @ stored["weight"].double().T
-        error = (layer(x).double() - exact * scale * stored["scale"]).abs().max()
+        quantized = quantize_activations(x, activation_limit())
+        exact = (quantized.values.double() - activation_limit() - 1) @ stored["weight"].double().T
+        exact *= quantized.scale.unsqueeze(1) * stored["scale"]
+        error = (layer(quantized).applied().double() - exact).abs().max()
         worst = max(worst, float(error))
 print("limit", activation_limit(), "worst", worst)
 """

@@ -14,6 +14,7 @@ from worker.llm.config import read_model_config
 from worker.llm.convert import convert
 from worker.llm.llama import Llama
 from worker.llm.loading import build_model
+from worker.llm.native.kernels import Kernels
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -63,7 +64,8 @@ def save_reference(model: LlamaForCausalLM, folder: Path) -> Path:
     return folder
 
 
-def in_memory(folder: Path, weights: Weights) -> Llama:
+def in_memory(folder: Path, weights: Weights, kernels: Kernels | None = None) -> Llama:
     """Our model of a folder, without an artifact between."""
     config = read_model_config(folder)
-    return build_model(config, weights, dict(convert(config, weights, Checkpoint(folder))))
+    stored = dict(convert(config, weights, Checkpoint(folder)))
+    return build_model(config, weights, stored, kernels)

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from models.model_key import Weights
 from worker.llm.quantize import INT4_ZERO, unpack_nibbles
+from worker.llm.rows import Rows
 
+BYTE_LIMIT = 127  # the greatest quantized activation where all eight bits can be used
 INT4_ROW_MULTIPLE = 16  # what the int4 kernel wants of the number of outputs
 INT4_PACK_ROWS = 4096  # a multiple of every kernel's block of outputs (16, 32 or 64)
 
@@ -24,7 +26,12 @@ INT4_PACK_ROWS = 4096  # a multiple of every kernel's block of outputs (16, 32 o
 class Linear(Protocol):
     """y = x Wᵀ + b for rows x (M, K); W (N, K) is kept in whatever form the kernel wants."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether quantized rows are what the kernel wants."""
+        ...
+
+    def __call__(self, x: Rows) -> Rows:
         """Multiply the rows; returns (M, N)."""
         ...
 
@@ -40,9 +47,10 @@ class FloatLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight = weight  # (N, K)
         self._bias = bias
+        self.takes_bytes = False
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._weight, self._bias)
+    def __call__(self, x: Rows) -> Rows:
+        return Rows(F.linear(x.applied(), self._weight, self._bias))
 
     @property
     def weight_bytes(self) -> int:
@@ -66,11 +74,13 @@ class Int8Linear:
         self._bias = bias
         self._output_dtype = output_dtype
         self._limit = activation_limit()
+        self.takes_bytes = self._limit == BYTE_LIMIT
 
-    def __call__(self, x: Tensor) -> Tensor:
-        values, scale = quantize_activations(x, self._limit)
+    def __call__(self, x: Rows) -> Rows:
+        if x.values.dtype is not torch.uint8:
+            x = quantize_activations(x.applied(), self._limit)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            values,
+            x.values,
             1.0,  # scale of x: applied per row below
             self._limit + 1,  # zero point of x
             self._packed,
@@ -84,8 +94,9 @@ class Int8Linear:
             [],
             "",
         )
-        y.mul_(scale.to(self._output_dtype))
-        return y if self._bias is None else y.add_(self._bias)
+        if self._bias is None:
+            return Rows(y, x.scale)
+        return Rows(Rows(y, x.scale).applied().add_(self._bias))
 
     @property
     def weight_bytes(self) -> int:
@@ -109,15 +120,17 @@ class Int4Linear:
         scale = F.pad(scale, (0, 0, 0, missing)).t()  # (K'/group, N')
         self._scale_and_zero = torch.stack((scale, torch.zeros_like(scale)), dim=-1).contiguous()
         self._bias = bias
+        self.takes_bytes = False
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.size(1) != self._inputs:
-            x = F.pad(x, (0, self._inputs - x.size(1)))
+    def __call__(self, x: Rows) -> Rows:
+        values = x.applied()
+        if values.size(1) != self._inputs:
+            values = F.pad(values, (0, self._inputs - values.size(1)))
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.contiguous(), self._packed, self._group, self._scale_and_zero
+            values.contiguous(), self._packed, self._group, self._scale_and_zero
         )
-        y = y[:, : self._outputs]
-        return y if self._bias is None else y + self._bias
+        y = y[:, : self._outputs].contiguous()
+        return Rows(y if self._bias is None else y + self._bias)
 
     @property
     def weight_bytes(self) -> int:
@@ -139,8 +152,8 @@ def build_linear(
     return FloatLinear(stored["weight"], bias)
 
 
-def quantize_activations(x: Tensor, limit: int = 127) -> tuple[Tensor, Tensor]:
-    """Rows (M, K) as uint8 around the zero point `limit` + 1, and the scale (M, 1) of each row.
+def quantize_activations(x: Tensor, limit: int = BYTE_LIMIT) -> Rows:
+    """Rows (M, K) as uint8 around the zero point `limit` + 1, with the scale (M,) of each row.
 
     The scale is rounded to bfloat16 first, so that multiplying a bfloat16 result by it is exact
     but for one rounding.
@@ -149,7 +162,7 @@ def quantize_activations(x: Tensor, limit: int = 127) -> tuple[Tensor, Tensor]:
     scale = wide.abs().amax(dim=1, keepdim=True).div_(limit).to(torch.bfloat16).float()
     scale = scale.clamp_min_(1e-30)  # a row of zeros
     values = wide.div(scale).round_().clamp_(-limit, limit).add_(limit + 1)
-    return values.to(torch.uint8), scale
+    return Rows(values.to(torch.uint8), scale.squeeze(1))
 
 
 @cache
@@ -166,7 +179,7 @@ def activation_limit() -> int:
     y = torch.ops.onednn.qlinear_pointwise(
         x, 1.0, 128, layer, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
-    return 127 if bool((y == 64 * 127 * 127).all()) else 63
+    return BYTE_LIMIT if bool((y == 64 * 127 * 127).all()) else 63
 
 
 def _pack_int4(weight: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from worker.llm.config import ModelConfig, read_model_config
 from worker.llm.convert import QUANTIZED
 from worker.llm.linear import Linear, build_linear
 from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
+from worker.llm.native.kernels import Kernels
+from worker.llm.native.operations import NativeOperations, fits
 
 SMALL_TENSOR_BYTES = 1 << 20
 
@@ -43,13 +45,21 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._owners)
 
 
-def load_model(artifact: Artifact) -> Llama:
-    """The model of an artifact, ready to run. Raises ArtifactError when it is damaged."""
+def load_model(artifact: Artifact, kernels: Kernels | None = None) -> Llama:
+    """The model of an artifact, ready to run. Raises ArtifactError when it is damaged.
+
+    `kernels` are used where they are made for a model of this shape.
+    """
     config = read_model_config(artifact.folder)
-    return build_model(config, artifact.weights, StoredTensors(artifact.tensor_files))
+    return build_model(config, artifact.weights, StoredTensors(artifact.tensor_files), kernels)
 
 
-def build_model(config: ModelConfig, weights: Weights, stored: Mapping[str, Tensor]) -> Llama:
+def build_model(
+    config: ModelConfig,
+    weights: Weights,
+    stored: Mapping[str, Tensor],
+    kernels: Kernels | None = None,
+) -> Llama:
     """The model of the tensors that `convert` yields, by name.
 
     Raises ArtifactError when one is missing.
@@ -65,6 +75,8 @@ def build_model(config: ModelConfig, weights: Weights, stored: Mapping[str, Tens
         raise ArtifactError(
             f"the artifact has no tensor {exc.args[0]}: remove it and add the model again"
         ) from exc
+    if kernels is not None and fits(config, embedding.dtype):
+        return Llama(config, held, NativeOperations(config, kernels))
     return Llama(config, held)
 
 

@@ -1,0 +1,125 @@
+"""The compiled kernels as functions of tensors. Shapes and layouts are those of the C++ files."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch  # loads the OpenMP runtime that the library then shares
+from torch import Tensor
+
+from worker.llm.native.build import library_path
+from worker.llm.rows import Rows
+
+BLOCK_TOKENS = 16  # what the cache layout is made for
+HEAD_DIMS = (64, 128)
+WIDTH_MULTIPLE = 16
+
+_Pointer = ctypes.c_void_p
+_Int = ctypes.c_int
+_SIGNATURES = {
+    "nightshift_attend": [_Pointer] * 5 + [_Int, _Pointer] + [_Int] * 3,
+    "nightshift_add_norm": [_Pointer] * 4 + [ctypes.c_float] + [_Pointer] * 3 + [_Int] * 2,
+    "nightshift_gate": [_Pointer] * 5 + [_Int] * 2,
+    "nightshift_quantize": [_Pointer] * 3 + [_Int] * 2,
+    "nightshift_rotate_and_cache": [_Pointer] * 8 + [_Int] * 4,
+}
+
+
+class Kernels:
+    """The library of one machine. All tensors must be contiguous; bfloat16 unless said."""
+
+    def __init__(self, cache: Path) -> None:
+        """Compile or find the library; raises KernelsUnavailable."""
+        self._library = ctypes.CDLL(str(library_path(cache)))
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.argtypes = arguments
+            function.restype = None
+
+    def add_norm(
+        self, residual: Tensor, delta: Rows | None, weight: Tensor, eps: float, *, quantize: bool
+    ) -> Rows:
+        """residual (T, H) += delta in place; returns norm(residual) * weight."""
+        output = _new_rows(residual.size(0), residual.size(1), quantize=quantize)
+        self._library.nightshift_add_norm(
+            residual.data_ptr(),
+            None if delta is None else delta.values.data_ptr(),
+            None if delta is None else _address(delta.scale),
+            weight.data_ptr(),
+            eps,
+            *_addresses(output),
+            *residual.shape,
+        )
+        return output
+
+    def gate(self, gate_up: Rows, *, quantize: bool) -> Rows:
+        """silu(gate) * up of rows (T, 2 I): gate first, then up."""
+        rows, width = gate_up.values.size(0), gate_up.values.size(1) // 2
+        output = _new_rows(rows, width, quantize=quantize)
+        self._library.nightshift_gate(
+            gate_up.values.data_ptr(), _address(gate_up.scale), *_addresses(output), rows, width
+        )
+        return output
+
+    def quantize(self, x: Tensor) -> Rows:
+        """Rows (T, H) as bytes with their scales."""
+        output = _new_rows(*x.shape, quantize=True)
+        self._library.nightshift_quantize(x.data_ptr(), *_addresses(output)[:2], *x.shape)
+        return output
+
+    def rotate_and_cache(
+        self,
+        qkv: Rows,
+        *,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        heads: int,
+    ) -> Tensor:
+        """Write rotated keys and values to the cache; returns the rotated queries (T, heads, d).
+
+        cos, sin (T, d / 2) float32; slots (T,) int32; keys, values (blocks, kv heads, 16 d).
+        """
+        rows, kv_heads, head_dim = qkv.values.size(0), keys.size(1), keys.size(2) // BLOCK_TOKENS
+        queries = torch.empty((rows, heads, head_dim), dtype=torch.bfloat16)
+        self._library.nightshift_rotate_and_cache(
+            qkv.values.data_ptr(), _address(qkv.scale), cos.data_ptr(), sin.data_ptr(),
+            slots.data_ptr(), queries.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            rows, heads, kv_heads, head_dim,
+        )  # fmt: skip
+        return queries
+
+    def attend(
+        self, queries: Tensor, *, keys: Tensor, values: Tensor, spans: Tensor, tables: Tensor
+    ) -> Tensor:
+        """Causal attention of queries (T, heads, d); returns the same shape.
+
+        spans (n, 4) int32: first row, rows, context, where the block table starts in `tables`.
+        """
+        output = torch.empty_like(queries)
+        _, heads, head_dim = queries.shape
+        self._library.nightshift_attend(
+            queries.data_ptr(), output.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            spans.data_ptr(), spans.size(0), tables.data_ptr(), heads, keys.size(1), head_dim,
+        )  # fmt: skip
+        return output
+
+
+def _new_rows(rows: int, width: int, *, quantize: bool) -> Rows:
+    if quantize:
+        return Rows(torch.empty((rows, width), dtype=torch.uint8), torch.empty(rows))
+    return Rows(torch.empty((rows, width), dtype=torch.bfloat16), None)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _addresses(output: Rows) -> tuple[int | None, int | None, int | None]:
+    """Bytes, scales and plain values: one or the other."""
+    if output.scale is None:
+        return None, None, output.values.data_ptr()
+    return output.values.data_ptr(), output.scale.data_ptr(), None
