@@ -81,6 +81,7 @@ def _print_checks(checks: list[Check]) -> None:
 
 def _checks_of_services(settings: Settings) -> Iterator[Check]:
     yield _home(settings.home)
+    yield _kernels(settings)
     for name, look in (("redis", _redis), ("database", _database), ("models", _models)):
         yield _guarded(name, look, settings)
 
@@ -124,6 +125,19 @@ def _int8_kernel() -> Check:
             "int8 kernel", False, "does not run", f"use --weights bf16 here: {probe.problem}"
         )
     return Check("int8 kernel", True, probe.kernel)
+
+
+def _kernels(settings: Settings) -> Check:
+    """Without them everything runs, only slower: never a failure."""
+    from worker.llm.native.build import KernelsUnavailable, library_path
+
+    if settings.kernel_cache_path is None:
+        return Check("compiled kernels", True, "PyTorch alone: NIGHTSHIFT_COMPILED_KERNELS is off")
+    try:
+        library_path(settings.kernel_cache_path)
+    except KernelsUnavailable as exc:
+        return Check("compiled kernels", True, f"PyTorch alone, slower: {exc}")
+    return Check("compiled kernels", True, "compiled for this processor")
 
 
 def _memory() -> Check:

@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.llm.native import build
+
 # The instructions that decide how fast quantized layers run, slowest to fastest.
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
@@ -43,8 +45,7 @@ def cpu_name() -> str:
 
 def cpu_features() -> tuple[str, ...]:
     """Those of CPU_FEATURES that this processor has."""
-    match = re.search(r"flags\s*:\s*(.+)", _read(Path("/proc/cpuinfo")))
-    flags = frozenset(match.group(1).split()) if match else frozenset()
+    flags = build.cpu_features()
     return tuple(feature for feature in CPU_FEATURES if feature in flags)
 
 

@@ -104,6 +104,10 @@ class Settings(BaseModel):
     kv_cache_bytes: Count | None = Field(
         default=None, description="Memory of the KV cache; unset: what is free, less a reserve."
     )
+    compiled_kernels: bool = Field(
+        default=True,
+        description="Compile and use the kernels made for this CPU; off: PyTorch alone.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -124,6 +128,11 @@ class Settings(BaseModel):
     def registry_path(self) -> Path:
         """Where artifacts are kept."""
         return self.home / "registry"
+
+    @property
+    def kernel_cache_path(self) -> Path | None:
+        """Where compiled kernels are kept; None: they are switched off."""
+        return self.home / "kernels" if self.compiled_kernels else None
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:

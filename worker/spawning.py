@@ -19,5 +19,6 @@ def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
         max_sequences=settings.max_sequences,
         step_tokens=settings.step_tokens,
         kv_cache_bytes=settings.kv_cache_bytes,
+        kernel_cache=settings.kernel_cache_path,
     )
     return partial(EngineProcess, config)

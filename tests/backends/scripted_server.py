@@ -39,7 +39,7 @@ class ScriptedBackend:
         return EngineCounters(self._steps, 0, 0, 0, 0, 0, len(self._waiting), 0)
 
     def describe(self) -> Description:
-        return Description("scripted", "fp32", "0" * 64, 1, 1, 1, 1, 1)
+        return Description("scripted", "fp32", "0" * 64, 1, 1, 1, 1, 1, "none")
 
     def prepare(self, command: Add, arrived_s: float) -> Prepared:
         if command.prompt == TextPrompt(text="break the tokenizer"):

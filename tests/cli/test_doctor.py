@@ -18,6 +18,7 @@ def test_a_machine_that_can_run_is_told_so(console: Console) -> None:
         "int8 kernel",
         "memory",
         "home",
+        "compiled kernels",
         "redis",
         "database",
         "models",

@@ -70,6 +70,7 @@ class ScriptedEngine:
             kv_cache_tokens=128,
             kv_cache_bytes=1,
             max_sequences=8,
+            kernels="none",
             threads=1,
             load_s=0.0,
             peak_rss_bytes=self.peak_rss_bytes,

@@ -29,6 +29,7 @@ class Description:
     kv_cache_tokens: int
     kv_cache_bytes: int
     max_sequences: int
+    kernels: str  # what computes between the matmuls, and why
 
 
 @dataclass(frozen=True, slots=True)

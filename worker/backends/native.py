@@ -30,6 +30,7 @@ from worker.llm.generation_defaults import GenerationDefaults, read_generation_d
 from worker.llm.kv_cache import KVCache, block_bytes
 from worker.llm.llama import Llama
 from worker.llm.loading import load_model
+from worker.llm.native.kernels import OpenedKernels, open_kernels
 from worker.llm.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 16
@@ -168,16 +169,16 @@ def load_native(config: EngineProcessConfig, artifact: Artifact) -> NativeBacken
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tokenizer = Tokenizer.load(artifact.folder)
-    model = load_model(artifact)
-    limits, facts = _plan(config, artifact, model)
+    kernels = open_kernels(config.kernel_cache)
+    model = load_model(artifact, kernels.library)
+    limits, demand = _plan(config, model)
+    facts = _describe(artifact, model, limits, demand, kernels)
     cache = KVCache(model.config, limits.num_blocks, limits.block_tokens, model.compute_dtype)
     engine = Engine(model, cache, limits)
     return NativeBackend(engine, tokenizer, read_generation_defaults(artifact.folder), facts)
 
 
-def _plan(
-    config: EngineProcessConfig, artifact: Artifact, model: Llama
-) -> tuple[EngineConfig, Description]:
+def _plan(config: EngineProcessConfig, model: Llama) -> tuple[EngineConfig, CacheDemand]:
     shape = model.config
     context_tokens = shape.max_position_embeddings
     max_sequences = min(config.max_sequences, config.step_tokens)
@@ -201,11 +202,15 @@ def _plan(
         block_tokens=BLOCK_TOKENS,
         prefix_cache=config.prefix_cache,
     )
-    return limits, _describe(artifact, model, limits, demand)
+    return limits, demand
 
 
 def _describe(
-    artifact: Artifact, model: Llama, limits: EngineConfig, demand: CacheDemand
+    artifact: Artifact,
+    model: Llama,
+    limits: EngineConfig,
+    demand: CacheDemand,
+    kernels: OpenedKernels,
 ) -> Description:
     return Description(
         architecture=model.config.architecture,
@@ -216,4 +221,5 @@ def _describe(
         kv_cache_tokens=limits.cache_tokens,
         kv_cache_bytes=limits.num_blocks * demand.block_bytes,
         max_sequences=limits.max_sequences,
+        kernels=kernels.described(in_use=model.is_compiled),
     )

@@ -24,4 +24,5 @@ class EngineProcessConfig(Frozen):
     step_tokens: Count = 512
     kv_cache_bytes: Count | None = None
     prefix_cache: bool = True
+    kernel_cache: Path | None = None  # folder of compiled kernels; None: PyTorch alone
     backend: Literal["native"] = "native"

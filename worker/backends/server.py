@@ -174,6 +174,7 @@ def ready_of(backend: Backend, threads: int, load_s: float) -> Ready:
         kv_cache_tokens=facts.kv_cache_tokens,
         kv_cache_bytes=facts.kv_cache_bytes,
         max_sequences=facts.max_sequences,
+        kernels=facts.kernels,
         threads=threads,
         load_s=load_s,
         peak_rss_bytes=peak_rss_bytes(),

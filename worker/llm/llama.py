@@ -56,6 +56,11 @@ class Llama:
         self._operations = operations or TorchOperations(config, self.compute_dtype)
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether the steps between the matmuls are not those of PyTorch."""
+        return not isinstance(self._operations, TorchOperations)
+
+    @property
     def weight_bytes(self) -> int:
         """Memory of the weights."""
         held = self._weights

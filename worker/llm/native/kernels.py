@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch  # loads the OpenMP runtime that the library then shares
 from torch import Tensor
 
-from worker.llm.native.build import library_path
+from worker.llm.native.build import KernelsUnavailable, library_path
 from worker.llm.rows import Rows
 
 BLOCK_TOKENS = 16  # what the cache layout is made for
@@ -31,7 +32,11 @@ class Kernels:
 
     def __init__(self, cache: Path) -> None:
         """Compile or find the library; raises KernelsUnavailable."""
-        self._library = ctypes.CDLL(str(library_path(cache)))
+        path = library_path(cache)
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as exc:
+            raise KernelsUnavailable(f"{path} cannot be loaded: {exc}") from exc
         for name, arguments in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.argtypes = arguments
@@ -106,6 +111,30 @@ class Kernels:
             spans.data_ptr(), spans.size(0), tables.data_ptr(), heads, keys.size(1), head_dim,
         )  # fmt: skip
         return output
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedKernels:
+    """The library, or the reason why there is none."""
+
+    library: Kernels | None
+    reason: str
+
+    def described(self, *, in_use: bool) -> str:
+        """For people: what computes between the matmuls, and why."""
+        if in_use:
+            return "compiled"
+        return f"PyTorch ({self.reason or 'not made for a model of this shape'})"
+
+
+def open_kernels(cache: Path | None) -> OpenedKernels:
+    """Compile or find the library; never fails, since PyTorch can do the same more slowly."""
+    if cache is None:
+        return OpenedKernels(None, "switched off")
+    try:
+        return OpenedKernels(Kernels(cache), "")
+    except KernelsUnavailable as exc:
+        return OpenedKernels(None, str(exc))
 
 
 def _new_rows(rows: int, width: int, *, quantize: bool) -> Rows:
