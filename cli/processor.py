@@ -23,8 +23,10 @@ _PROBE_TIMEOUT_S = 120
 _INT8_PROBE = """
 import torch
 from worker.llm.linear import Int8Linear
+from worker.llm.rows import Rows
 weight = torch.randint(-127, 127, (32, 64), dtype=torch.int8)
-Int8Linear(weight, torch.ones(32), None, torch.bfloat16)(torch.randn(4, 64, dtype=torch.bfloat16))
+rows = Rows(torch.randn(4, 64, dtype=torch.bfloat16))
+Int8Linear(weight, torch.ones(32), None, torch.bfloat16)(rows)
 """
 _MATMUL_KERNEL = re.compile(r"exec,cpu,(?:matmul|inner_product),([^,]+),")
 
