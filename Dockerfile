@@ -29,6 +29,11 @@ CMD ["--help"]
 
 
 FROM base AS worker
+# With a compiler the engine builds its own kernels for the CPU that it runs on; without one it
+# works and is slower. Versions are Debian's, whose old ones disappear when fixes come out.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 # PyTorch's CPU build is 200 MB; the public index's default build carries several GB of CUDA.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install -c constraints.txt --extra-index-url "${TORCH_INDEX}" '.[worker]' \
