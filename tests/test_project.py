@@ -224,7 +224,7 @@ def test_nothing_is_left_for_later() -> None:
     halves = [("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("NotImplemented", "Error")]
     halves += [
         ("pragma: no", " cover"),
-        ("mark.sk", "ip"),
+        ("mark.sk", "ip("),
         ("pytest.sk", "ip("),
         ("mark.x", "fail"),
     ]
@@ -236,6 +236,12 @@ def test_nothing_is_left_for_later() -> None:
         if re.search(rf"(?<!\w){re.escape(word)}", path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_only_a_missing_instruction_of_the_processor_skips_a_test() -> None:
+    marker = "mark.sk" + "ipif("
+    lines = [line for path in python_files() for line in path.read_text().splitlines()]
+    assert [line for line in lines if marker in line and "this CPU has no" not in line] == []
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
