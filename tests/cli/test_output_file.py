@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,18 +49,22 @@ def test_the_name_appears_only_after_the_block(tmp_path: Path) -> None:
     assert path.exists()
 
 
-@pytest.fixture
+@contextmanager
 def small_file_limit() -> Iterator[None]:
-    """No file of this process may grow beyond 1000 bytes, as on a full disk."""
+    """No file of this process may grow beyond 1000 bytes, as on a full disk.
+
+    Not a fixture: pytest itself writes between the parts of a test, perhaps to a longer file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_file_limit")
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StorageFull, match="no space left"):
+    with pytest.raises(StorageFull, match="no space left"), small_file_limit():
         write_json_lines(tmp_path / "out.jsonl", [{"a": "x" * 100}] * 1000)
     assert list(tmp_path.iterdir()) == []
 
