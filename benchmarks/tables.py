@@ -52,11 +52,14 @@ def rows_of(document: Document) -> list[tuple[str, str]]:
 def share_of_limit(document: Document, engine: str, work: str) -> tuple[float, str] | None:
     """The reached share of the limit that binds the row, and that limit's name.
 
-    One request alone is bound by reading the weights, all other works by arithmetic in the form
-    that the weights are multiplied in. None where no limit is known.
+    One request alone is bound by reading the weights, work "short" by the time in the model, all
+    other works by arithmetic in the form that the weights are multiplied in. None where no limit
+    is known.
     """
     seconds = document.median_seconds(engine, work)
-    if seconds is None or not document.limits or work == "short":
+    if work == "short":
+        return _share_of_forward(document.valid(engine, work))
+    if seconds is None or not document.limits:
         return None
     limits = best_limits(list(document.limits))
     shape, workload = SHAPES[document.shape], make_workload(work)
@@ -67,6 +70,16 @@ def share_of_limit(document: Document, engine: str, work: str) -> tuple[float, s
         return streamed / seconds / limits.memory_bytes_per_s, "memory"
     limit = limits.bf16_flops_per_s if kind == "bf16" else limits.int8_ops_per_s
     return (shape.linear_operations(workload) / seconds / limit, kind) if limit else None
+
+
+def _share_of_forward(trials: Sequence[Trial]) -> tuple[float, str] | None:
+    """The median share of the seconds that were spent in the model, where the engine tells it."""
+    shares = [
+        trial.figures["seconds_forward"] / trial.seconds
+        for trial in trials
+        if trial.seconds is not None and "seconds_forward" in trial.figures
+    ]
+    return (statistics.median(shares), "forward") if shares else None
 
 
 def _limits_table(document: Document) -> str:

@@ -67,6 +67,14 @@ def test_one_request_alone_is_held_against_reading_the_weights() -> None:
     assert int8[1] == bf16[1] == "memory"
 
 
+def test_short_work_is_held_against_the_time_in_the_model() -> None:
+    told = trial("nightshift-run", "short", 1, 20.0)
+    told = told.model_copy(update={"figures": {"seconds_forward": 15.0}})
+    assert share_of_limit(document(told), "nightshift-run", "short") == (0.75, "forward")
+    untold = trial("nightshift-run", "short", 1, 20.0)
+    assert share_of_limit(document(untold), "nightshift-run", "short") is None
+
+
 def test_rows_come_in_a_fixed_order() -> None:
     results = document(
         trial("vllm-w8a8", "B", 1, 1.0),
