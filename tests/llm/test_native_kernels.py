@@ -7,7 +7,7 @@ said, and the model runs without them (tests/llm/test_llama.py).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -193,6 +193,27 @@ def test_what_an_earlier_owner_left_in_a_block_does_not_matter(
     for memory in (*dirty.cache.keys, *dirty.cache.values):
         memory.fill_(float("nan"))
     assert torch.equal(clean.run(STEPS["mixed"]), dirty.run(STEPS["mixed"]))
+
+
+@pytest.fixture
+def one_thread_again() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
+@needs_cpu
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.usefixtures("one_thread_again")
+def test_attention_does_not_depend_on_the_number_of_threads(
+    kernels: Kernels, folder: Path, threads: int
+) -> None:
+    config = shape_of(folder, "gqa")
+    alone = Steps(config, NativeOperations(config, kernels), seed=7).run(STEPS["mixed"])
+    torch.set_num_threads(threads)  # they meet in the middle of blocks that were used before
+    shared = Steps(config, NativeOperations(config, kernels), seed=7)
+    for memory in (*shared.cache.keys, *shared.cache.values):
+        memory.fill_(float("nan"))
+    assert torch.equal(shared.run(STEPS["mixed"]), alone)
 
 
 def forward(model: Llama, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:

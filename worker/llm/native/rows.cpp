@@ -51,6 +51,15 @@ inline void rotate(const bfloat* from, bfloat* to, const float* cos, const float
   }
 }
 
+// What an earlier owner left in a block must not meet a probability of zero as a NaN. All blocks
+// are cleared before any value is written: two threads may share the tokens of one block.
+inline void clear_new_blocks(const int32_t* slots, bfloat* values, int rows, size_t width) {
+#pragma omp parallel for schedule(static)
+  for (int t = 0; t < rows; t++)
+    if (slots[t] % BLOCK == 0)
+      std::memset(values + slots[t] / BLOCK * width, 0, width * sizeof(bfloat));
+}
+
 }  // namespace
 
 extern "C" {
@@ -141,6 +150,7 @@ void nightshift_rotate_and_cache(const bfloat* qkv, const float* factors, const 
                                  const float* sin, const int32_t* slots, bfloat* queries,
                                  bfloat* keys, bfloat* values, int rows, int heads, int kv_heads,
                                  int head_dim) {
+  clear_new_blocks(slots, values, rows, kv_heads * BLOCK * head_dim);
   const int half = head_dim / 2;
 #pragma omp parallel for schedule(static)
   for (int t = 0; t < rows; t++) {
@@ -157,8 +167,6 @@ void nightshift_rotate_and_cache(const bfloat* qkv, const float* factors, const 
       rotate(row + (heads + h) * head_dim, moved, c, s, half, factor);
       for (int p = 0; p < half; p++)
         std::memcpy(keys + at + (p * BLOCK + place) * 2, moved + 2 * p, 2 * sizeof(bfloat));
-      // What an earlier owner left in the block must not meet a probability of zero as a NaN.
-      if (place == 0) std::memset(values + at, 0, BLOCK * head_dim * sizeof(bfloat));
       const bfloat* value = row + (heads + kv_heads + h) * head_dim;
       for (int d = 0; d < head_dim; d += LANES)
         store_bfloat(moved + d, _mm512_mul_ps(load_bfloat(value + d), factor));
