@@ -139,6 +139,33 @@ def test_quantized_rows_are_exact_to_half_a_step_and_keep_zeros(kernels: Kernels
     assert bool((rows.values[4] == 128).all())
 
 
+@needs_cpu
+@pytest.mark.parametrize("column", [0, 37, 79])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_rounded_to_one(
+    kernels: Kernels, value: float, column: int
+) -> None:
+    torch.manual_seed(2)
+    x = torch.randn(3, 80).bfloat16()
+    x[1, column] = value
+    doubled = Rows(torch.cat((x, x), dim=1))
+    for rows in (
+        kernels.quantize(x),
+        kernels.gate(doubled, quantize=True),
+        kernels.add_norm(x.clone(), None, torch.ones(80).bfloat16(), 1e-6, quantize=True),
+    ):
+        assert dequantized(rows).isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+@needs_cpu
+def test_a_key_that_is_no_number_makes_the_answer_none(kernels: Kernels, folder: Path) -> None:
+    config = shape_of(folder, "gqa")
+    steps = Steps(config, NativeOperations(config, kernels), seed=5)
+    steps.rows_of_nan = 1
+    found = steps.run([(0, 5), (0, 20)])  # the first row of the first sequence
+    assert found.isnan().any(dim=1).tolist() == [True] * 5 + [False] * 20
+
+
 class Steps:
     """A cache in which sequences have grown to given lengths, and one step more."""
 
@@ -148,6 +175,7 @@ class Steps:
         self._source = torch.Generator().manual_seed(seed)
         self.cache = KVCache(config, NUM_BLOCKS, BLOCK_TOKENS, torch.bfloat16)
         self._free = list(range(NUM_BLOCKS))
+        self.rows_of_nan = 0  # so many leading rows of keys are no numbers
         random.Random(2).shuffle(self._free)
 
     def run(self, lengths: Sequence[tuple[int, int]]) -> Tensor:
@@ -170,6 +198,8 @@ class Steps:
             torch.randn(rows, width, generator=self._source).bfloat16(),
             1 + torch.rand(rows, generator=self._source),
         )
+        queries = shape.num_heads * shape.head_dim
+        qkv.values[: self.rows_of_nan, queries : queries + shape.head_dim] = float("nan")
         attend = self._operations.attention(packed, self.cache)
         return attend(0, qkv, quantize=False).applied()
 

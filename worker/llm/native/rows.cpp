@@ -89,14 +89,14 @@ void nightshift_add_norm(bfloat* residual, const bfloat* delta, const float* del
       }
       const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
       const __m512 inverse = _mm512_set1_ps(1.0f / std::sqrt(mean + epsilon));
-      __m512 greatest = _mm512_setzero_ps();
+      __m512i greatest = _mm512_setzero_si512();
       for (int i = 0; i < width; i += LANES) {
         __m512 x = _mm512_mul_ps(_mm512_loadu_ps(buffer.get() + i), inverse);
         x = _mm512_mul_ps(x, load_bfloat(weight + i));
         _mm512_storeu_ps(buffer.get() + i, x);
-        greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
+        greatest = greater(greatest, x);
       }
-      output.write(t, width, buffer.get(), _mm512_reduce_max_ps(greatest));
+      output.write(t, width, buffer.get(), magnitude(greatest));
     }
   }
 }
@@ -112,14 +112,14 @@ void nightshift_gate(const bfloat* gate_up, const float* factors, uint8_t* bytes
     for (int t = 0; t < rows; t++) {
       const bfloat* gate = gate_up + static_cast<size_t>(t) * 2 * width;
       const __m512 factor = factor_of(factors, t);
-      __m512 greatest = _mm512_setzero_ps();
+      __m512i greatest = _mm512_setzero_si512();
       for (int i = 0; i < width; i += LANES) {
         const __m512 up = _mm512_mul_ps(load_bfloat(gate + width + i), factor);
         const __m512 x = _mm512_mul_ps(silu(_mm512_mul_ps(load_bfloat(gate + i), factor)), up);
         _mm512_storeu_ps(buffer.get() + i, x);
-        greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
+        greatest = greater(greatest, x);
       }
-      output.write(t, width, buffer.get(), _mm512_reduce_max_ps(greatest));
+      output.write(t, width, buffer.get(), magnitude(greatest));
     }
   }
 }
@@ -132,13 +132,13 @@ void nightshift_quantize(const bfloat* from, uint8_t* bytes, float* scales, int 
 #pragma omp for schedule(static)
     for (int t = 0; t < rows; t++) {
       const bfloat* row = from + static_cast<size_t>(t) * width;
-      __m512 greatest = _mm512_setzero_ps();
+      __m512i greatest = _mm512_setzero_si512();
       for (int i = 0; i < width; i += LANES) {
         const __m512 x = load_bfloat(row + i);
         _mm512_storeu_ps(buffer.get() + i, x);
-        greatest = _mm512_max_ps(greatest, _mm512_abs_ps(x));
+        greatest = greater(greatest, x);
       }
-      scales[t] = quantize_row(buffer.get(), width, _mm512_reduce_max_ps(greatest),
+      scales[t] = quantize_row(buffer.get(), width, magnitude(greatest),
                                bytes + static_cast<size_t>(t) * width);
     }
   }
