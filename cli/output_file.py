@@ -32,6 +32,15 @@ def check_writable(path: Path) -> None:
         raise InputError(f"nothing can be written in {folder}; choose another folder")
 
 
+def check_distinct(files: Mapping[str, Path]) -> None:
+    """Raise InputError when two of the named files are one: the later would replace the earlier."""
+    names: dict[Path, str] = {}
+    for name, path in files.items():
+        other = names.setdefault(path.resolve(), name)
+        if other != name:
+            raise InputError(f"{other} and {name} are the same file {path}; give each its own")
+
+
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[TextIO]:
     """A text file that takes the name `path` only when the block ends without an error.

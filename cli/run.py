@@ -10,7 +10,7 @@ import typer
 from cli import options
 from cli.context import load
 from cli.flag_groups import Given, with_flag_groups
-from cli.output_file import check_writable, write_json
+from cli.output_file import check_distinct, check_writable, write_json
 from cli.submission import InputOptions
 
 
@@ -58,7 +58,11 @@ def run(
         weights=weights,
         fresh=new,
     )
-    for path in filter(None, (output, plan.errors, summary)):
+    written = {"--output": output, "--errors": plan.errors}
+    if summary is not None:
+        written["--summary"] = summary
+    check_distinct({"INPUT": input_path, **written})
+    for path in written.values():
         check_writable(path)
     figures = execute(settings, plan)
     figures.print()

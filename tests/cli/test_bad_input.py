@@ -66,6 +66,25 @@ def test_a_place_where_no_output_can_be_written(console: Console, tmp_path: Path
     assert_one_sentence(ended, "does not exist")
 
 
+def test_no_file_is_written_over_another_of_the_same_command(
+    console: Console, tmp_path: Path
+) -> None:
+    errors, output = tmp_path / "out.errors.jsonl", tmp_path / "out.jsonl"
+    errors.write_bytes(PROMPTS.read_bytes())
+    commands = [
+        ("run", errors, "-o", errors),
+        ("run", errors, "-o", output),  # the errors file's default name is that of the input
+        ("run", PROMPTS, "-o", output, "--errors", tmp_path / "sub" / ".." / output.name),
+        ("run", PROMPTS, "-o", output, "--summary", output),
+    ]
+    (tmp_path / "sub").mkdir()
+    for command in commands:
+        ended = console.call(*command, "--model", "m")
+        assert ended.returncode == 2
+        assert_one_sentence(ended, "same file")
+    assert errors.read_bytes() == PROMPTS.read_bytes()
+
+
 @pytest.mark.parametrize(
     "arguments", [("status",), ("wait", "batch_0"), ("results", "batch_0"), ("cancel", "batch_0")]
 )
