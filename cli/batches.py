@@ -12,7 +12,8 @@ from models.errors import InputError, StateError
 
 def cancel(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
     """Cancel a batch; what is finished stays and is delivered."""
-    from models.store.batches import cancel_batch, get_batch
+    from models.store.batches import cancel_batch, finalize_batch, get_batch
+    from worker.dead_leases import release_leases_of_the_dead
 
     with open_database(load(context)) as database:
         try:
@@ -20,6 +21,10 @@ def cancel(context: typer.Context, batch: options.BatchId, as_json: options.AsJs
         except StateError as exc:
             ended = get_batch(database, batch)
             raise InputError(f"batch {batch} is {ended.state}; nothing is left to cancel") from exc
+        if not cancelled.is_terminal:
+            # A killed run may have been the last process that would have closed the batch.
+            release_leases_of_the_dead(database, batch)
+            cancelled = finalize_batch(database, batch)
     print_batch(cancelled, as_json=as_json)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import uuid
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -24,22 +23,11 @@ from worker.backends.messages import Ready
 from worker.housekeeper import Chore, Housekeeper
 from worker.jobs.engine_port import SpawnEngine
 from worker.jobs.runner import ChunkRunner
+from worker.worker_id import new_worker_id
 
 _PACKAGES = ("nightshift", "torch", "transformers", "celery", "sqlalchemy")
 
 _log = logging.getLogger(__name__)
-
-
-def new_worker_id() -> str:
-    """A name that no other worker ever had, readable in the database."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
-def maker_of(worker_id: str) -> tuple[str, int | None]:
-    """The host and process that `new_worker_id` was called in; no process for a foreign name."""
-    host, _, rest = worker_id.rpartition("-")
-    host, _, pid = host.rpartition("-")
-    return host, int(pid) if rest and pid.isdecimal() else None
 
 
 class ActiveWorker:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +15,10 @@ from models.database import Database
 from models.errors import DatabaseUnavailable, EngineCrashed
 from models.model_key import ModelKey
 from models.settings import Settings
-from models.states import ChunkState
-from models.store.batches import finalize_batch, get_batch, list_chunks
-from models.store.leases import release_lease
-from models.store.views import Batch, Chunk, Lease
-from worker.active_worker import ActiveWorker, maker_of
+from models.store.batches import finalize_batch, get_batch
+from models.store.views import Batch
+from worker.active_worker import ActiveWorker
+from worker.dead_leases import release_leases_of_the_dead
 from worker.dispatcher import sweep_once
 from worker.jobs.engine_port import SpawnEngine
 from worker.service import WorkerService
@@ -63,10 +60,10 @@ class EmbeddedWorker:
         second, from the caller's thread. Other processes may work on the same batch meanwhile.
         Raises ModelError, EngineError or DatabaseUnavailable.
         """
+        release_leases_of_the_dead(self._database, batch_id)
         batch = finalize_batch(self._database, batch_id)
         if batch.is_terminal or should_stop():
             return batch
-        self._release_leases_of_the_dead(batch_id)
         report = _Reporter(self._database, batch_id, on_progress)
         active = ActiveWorker(
             settings=self._settings,
@@ -116,36 +113,6 @@ class EmbeddedWorker:
             active.runner.check_idle()
             finalize_batch(self._database, report.batch_id)
 
-    def _release_leases_of_the_dead(self, batch_id: str) -> None:
-        """Give back what a killed run on this machine held, instead of waiting for its leases.
-
-        Only with SQLite, where all workers are on one machine; a wrong guess is harmless, because
-        the lease's epoch fences its holder off.
-        """
-        if self._database.dialect != "sqlite":
-            return
-        for chunk in list_chunks(self._database, batch_id):
-            if chunk.state is ChunkState.LEASED and _is_dead_here(chunk.worker_id):
-                release_lease(
-                    self._database,
-                    self._lease_of(chunk),
-                    crashed=False,
-                    reason="its process was gone",
-                )
-
-    def _lease_of(self, chunk: Chunk) -> Lease:
-        return Lease(
-            chunk_id=chunk.id,
-            batch_id=chunk.batch_id,
-            epoch=chunk.epoch,
-            worker_id=chunk.worker_id or "",
-            model=self._model,
-            attempt=chunk.attempts,
-            n_requests=chunk.n_requests,
-            lease_until=chunk.lease_until or 0.0,
-            artifact=None,
-        )
-
 
 class _Reporter:
     """Tells the caller how the batch stands, not more often than a person can follow."""
@@ -188,17 +155,3 @@ def _abandon_loading(active: ActiveWorker, should_stop: Callable[[], bool]) -> I
     finally:
         over.set()
         watcher.join()
-
-
-def _is_dead_here(worker_id: str | None) -> bool:
-    """Whether the worker ran on this machine and its process has ended."""
-    host, pid = maker_of(worker_id or "")
-    if host != socket.gethostname() or pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

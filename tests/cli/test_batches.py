@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from models.database import connect_database
+from models.store.batches import list_chunks
+from models.store.leases import claim_chunk
 from tests.cli.console import Console, assert_one_sentence
 from tests.cli.demo import PROMPTS
 
@@ -66,6 +74,24 @@ def test_a_cancelled_batch_ends_and_can_be_retried(demo_console: Console, tmp_pa
     status = json.loads(demo_console.succeed("status", again, "--json"))
     assert status["metadata"]["retry_of"] == batch
     assert status["request_counts"]["total"] == 200
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_cancelling_ends_the_batch_of_a_killed_run_and_waits_for_a_living_one(
+    demo_console: Console, is_gone: bool
+) -> None:
+    batch = _submit(demo_console)
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with holder, connect_database(f"sqlite:///{demo_console.home / 'nightshift.db'}") as database:
+        name = f"{socket.gethostname()}-{holder.pid}-0123abcd"
+        chunk = list_chunks(database, batch)[0]
+        assert claim_chunk(database, chunk.id, name, ttl_s=3600) is not None
+        if is_gone:
+            holder.kill()
+            holder.wait()
+        cancelled = json.loads(demo_console.succeed("cancel", batch, "--json"))
+        holder.kill()
+    assert cancelled["status"] == ("cancelled" if is_gone else "cancelling")
 
 
 def test_a_running_batch_cannot_be_retried(demo_console: Console) -> None:

@@ -16,15 +16,16 @@ from sqlalchemy import text
 from models.database import connect_database
 from models.errors import UnsupportedModel
 from models.states import BatchState, ChunkState
+from models.store.batches import cancel_batch
 from models.store.leases import claim_chunk
 from models.store.views import Batch, Ring
 from models.store.workers import find_model, live_workers
 from tests.jobs.conftest import CHUNK_REQUESTS, MODEL, JobStore, Later, expected_texts
 from tests.jobs.scripted_engine import Script
-from worker.active_worker import maker_of, new_worker_id
 from worker.doorbell import InProcessDoorbell
 from worker.embedded import EmbeddedWorker
 from worker.service import WorkerService
+from worker.worker_id import maker_of, new_worker_id
 
 
 def embedded(store: JobStore, script: Script, **changes: object) -> EmbeddedWorker:
@@ -126,6 +127,17 @@ def test_chunks_of_a_killed_run_are_taken_at_once(store: JobStore, script: Scrip
     assert claim_chunk(store.database, store.chunks(batch_id)[0].id, name, ttl_s=3600)
     assert embedded(store, script).run_batch(batch_id).state is BatchState.COMPLETED
     assert store.chunks(batch_id)[0].crashes == 0
+
+
+def test_a_cancelled_batch_of_a_killed_run_needs_no_engine(store: JobStore, script: Script) -> None:
+    batch_id = store.submit(CHUNK_REQUESTS)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    name = f"{socket.gethostname()}-{gone.pid}-0123abcd"
+    assert claim_chunk(store.database, store.chunks(batch_id)[0].id, name, ttl_s=3600)
+    assert cancel_batch(store.database, batch_id).state is BatchState.CANCELLING
+    assert embedded(store, script).run_batch(batch_id).state is BatchState.CANCELLED
+    assert script.engines == []
 
 
 def test_chunks_of_a_living_worker_are_not_taken(store: JobStore, script: Script) -> None:
