@@ -1,11 +1,17 @@
-"""One compute thread for every test here: the matrices are small and the machine is shared."""
+"""One compute thread for every test here: the matrices are small and the machine is shared.
+
+And the compiled kernels, compiled once for all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from worker.llm.native.kernels import Kernels
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +21,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where they are kept."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session")
+def kernels(kernel_folder: Path) -> Kernels:
+    """Raises where the CPU has not what they need: for tests that need it."""
+    return Kernels(kernel_folder)

@@ -15,19 +15,18 @@ import torch
 from torch import Tensor
 
 from models.model_key import Weights
+from tests.llm.native_support import HAVE_CPU, needs_cpu
 from tests.llm.tiny_models import in_memory, make_reference, save_reference
 from worker.llm.config import ModelConfig, read_model_config
 from worker.llm.kv_cache import KVCache
 from worker.llm.llama import Llama
-from worker.llm.native.build import CPU_FEATURES, KernelsUnavailable, cpu_features, library_path
+from worker.llm.native.build import KernelsUnavailable, library_path
 from worker.llm.native.kernels import BLOCK_TOKENS, Kernels
 from worker.llm.native.operations import NativeOperations
 from worker.llm.operations import Operations, TorchOperations
 from worker.llm.packed import Segment, pack_step
 from worker.llm.rows import Rows
 
-HAVE_CPU = cpu_features().issuperset(CPU_FEATURES)
-needs_cpu = pytest.mark.skipif(not HAVE_CPU, reason="this CPU has no AVX512_BF16")
 NUM_BLOCKS = 64
 
 # heads, kv heads, head_dim
@@ -43,11 +42,6 @@ STEPS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
-
-
-@pytest.fixture(scope="module")
-def kernels(folder: Path) -> Kernels:
-    return Kernels(folder)
 
 
 def shape_of(folder: Path, name: str) -> ModelConfig:
@@ -82,12 +76,12 @@ def test_without_the_cpu_or_a_compiler_the_reason_is_said(
 
 
 @needs_cpu
-def test_the_library_is_compiled_once(kernels: Kernels, folder: Path) -> None:  # noqa: ARG001
-    made = library_path(folder)
+def test_the_library_is_compiled_once(kernels: Kernels, kernel_folder: Path) -> None:  # noqa: ARG001
+    made = library_path(kernel_folder)
     before = made.stat().st_mtime_ns
-    assert library_path(folder) == made
+    assert library_path(kernel_folder) == made
     assert made.stat().st_mtime_ns == before
-    assert list(folder.glob("*.so")) == [made]
+    assert list(kernel_folder.glob("*.so")) == [made]
 
 
 @needs_cpu

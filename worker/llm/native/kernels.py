@@ -28,7 +28,11 @@ _SIGNATURES = {
 
 
 class Kernels:
-    """The library of one machine. All tensors must be contiguous; bfloat16 unless said."""
+    """The library of one machine. All tensors must be contiguous; bfloat16 unless said.
+
+    Raises ValueError for other tensors, since the library would read or write beside them. What
+    slots, spans and tables say is not looked at: see `NativeOperations`.
+    """
 
     def __init__(self, cache: Path) -> None:
         """Compile or find the library; raises KernelsUnavailable."""
@@ -46,15 +50,16 @@ class Kernels:
         self, residual: Tensor, delta: Rows | None, weight: Tensor, eps: float, *, quantize: bool
     ) -> Rows:
         """residual (T, H) += delta in place; returns norm(residual) * weight."""
-        output = _new_rows(residual.size(0), residual.size(1), quantize=quantize)
+        rows, width = residual.shape
+        output = _new_rows(rows, width, quantize=quantize)
         self._library.nightshift_add_norm(
-            residual.data_ptr(),
-            None if delta is None else delta.values.data_ptr(),
-            None if delta is None else _address(delta.scale),
-            weight.data_ptr(),
+            _address(residual, rows, width),
+            *((None, None) if delta is None else _inputs(delta, rows, width)),
+            _address(weight, width),
             eps,
-            *_addresses(output),
-            *residual.shape,
+            *_outputs(output),
+            rows,
+            width,
         )
         return output
 
@@ -63,14 +68,14 @@ class Kernels:
         rows, width = gate_up.values.size(0), gate_up.values.size(1) // 2
         output = _new_rows(rows, width, quantize=quantize)
         self._library.nightshift_gate(
-            gate_up.values.data_ptr(), _address(gate_up.scale), *_addresses(output), rows, width
+            *_inputs(gate_up, rows, 2 * width), *_outputs(output), rows, width
         )
         return output
 
     def quantize(self, x: Tensor) -> Rows:
         """Rows (T, H) as bytes with their scales."""
         output = _new_rows(*x.shape, quantize=True)
-        self._library.nightshift_quantize(x.data_ptr(), *_addresses(output)[:2], *x.shape)
+        self._library.nightshift_quantize(_address(x, *x.shape), *_outputs(output)[:2], *x.shape)
         return output
 
     def rotate_and_cache(
@@ -91,8 +96,12 @@ class Kernels:
         rows, kv_heads, head_dim = qkv.values.size(0), keys.size(1), keys.size(2) // BLOCK_TOKENS
         queries = torch.empty((rows, heads, head_dim), dtype=torch.bfloat16)
         self._library.nightshift_rotate_and_cache(
-            qkv.values.data_ptr(), _address(qkv.scale), cos.data_ptr(), sin.data_ptr(),
-            slots.data_ptr(), queries.data_ptr(), keys.data_ptr(), values.data_ptr(),
+            *_inputs(qkv, rows, (heads + 2 * kv_heads) * head_dim),
+            _address(cos, rows, head_dim // 2, dtype=torch.float32),
+            _address(sin, rows, head_dim // 2, dtype=torch.float32),
+            _address(slots, rows, dtype=torch.int32),
+            queries.data_ptr(),
+            *_memory(keys, values, head_dim),
             rows, heads, kv_heads, head_dim,
         )  # fmt: skip
         return queries
@@ -104,11 +113,16 @@ class Kernels:
 
         spans (n, 4) int32: first row, rows, context, where the block table starts in `tables`.
         """
-        output = torch.empty_like(queries)
-        _, heads, head_dim = queries.shape
+        rows, heads, head_dim = queries.shape
+        kv_heads = keys.size(1)
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads cannot share {kv_heads} key heads: give a multiple")
+        output = torch.empty((rows, heads, head_dim), dtype=torch.bfloat16)
         self._library.nightshift_attend(
-            queries.data_ptr(), output.data_ptr(), keys.data_ptr(), values.data_ptr(),
-            spans.data_ptr(), spans.size(0), tables.data_ptr(), heads, keys.size(1), head_dim,
+            _address(queries, rows, heads, head_dim), output.data_ptr(),
+            *_memory(keys, values, head_dim),
+            _address(spans, spans.size(0), 4, dtype=torch.int32), spans.size(0),
+            _address(tables, tables.numel(), dtype=torch.int32), heads, kv_heads, head_dim,
         )  # fmt: skip
         return output
 
@@ -138,16 +152,40 @@ def open_kernels(cache: Path | None) -> OpenedKernels:
 
 
 def _new_rows(rows: int, width: int, *, quantize: bool) -> Rows:
+    if width % WIDTH_MULTIPLE:
+        raise ValueError(f"rows are {width} wide: give a multiple of {WIDTH_MULTIPLE}")
     if quantize:
         return Rows(torch.empty((rows, width), dtype=torch.uint8), torch.empty(rows))
     return Rows(torch.empty((rows, width), dtype=torch.bfloat16), None)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _address(tensor: Tensor, *shape: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Where the tensor lies, once it is what the library takes it for."""
+    if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_contiguous():
+        raise ValueError(
+            f"a tensor is {tuple(tensor.shape)} {tensor.dtype} with strides {tensor.stride()}: "
+            f"give {shape} {dtype}, contiguous"
+        )
+    return tensor.data_ptr()
 
 
-def _addresses(output: Rows) -> tuple[int | None, int | None, int | None]:
+def _inputs(rows: Rows, *shape: int) -> tuple[int, int | None]:
+    """Values and open factors."""
+    values = _address(rows.values, *shape)
+    if rows.scale is None:
+        return values, None
+    return values, _address(rows.scale, shape[0], dtype=torch.float32)
+
+
+def _memory(keys: Tensor, values: Tensor, head_dim: int) -> tuple[int, int]:
+    """The cache of one layer."""
+    if head_dim not in HEAD_DIMS:
+        raise ValueError(f"heads are {head_dim} wide: give one of {HEAD_DIMS}")
+    shape = (keys.size(0), keys.size(1), BLOCK_TOKENS * head_dim)
+    return _address(keys, *shape), _address(values, *shape)
+
+
+def _outputs(output: Rows) -> tuple[int | None, int | None, int | None]:
     """Bytes, scales and plain values: one or the other."""
     if output.scale is None:
         return None, None, output.values.data_ptr()

@@ -33,11 +33,15 @@ class NativeOperations:
         self._frequencies = rotary_frequencies(config)  # (d / 2,)
 
     def attention(self, packed: PackedInput, cache: KVCache) -> Attention:
-        """Lay out the step's spans and block tables once for all layers."""
+        """Lay out the step's spans and block tables once for all layers.
+
+        Raises ValueError for blocks that the cache does not have, or of another size.
+        """
         kernels, heads = self._kernels, self._config.num_heads
         cos, sin = rotation(packed.positions, self._frequencies)  # (T, d / 2)
         slots = packed.slots.to(torch.int32)
         spans, tables = _layout(packed.spans)
+        _check_blocks(tables, cache)
 
         def run(layer: int, qkv: Rows, *, quantize: bool) -> Rows:
             keys, values = self._blocks(cache.keys[layer]), self._blocks(cache.values[layer])
@@ -64,6 +68,15 @@ class NativeOperations:
     def _blocks(self, memory: Tensor) -> Tensor:
         """One layer's keys or values as (blocks, kv heads, 16 d)."""
         return memory.view(-1, self._config.num_kv_heads, BLOCK_TOKENS * self._config.head_dim)
+
+
+def _check_blocks(tables: Tensor, cache: KVCache) -> None:
+    """Every slot of a step lies in a block of its tables, so these are all there is to look at."""
+    if cache.block_tokens != BLOCK_TOKENS:
+        raise ValueError(f"blocks hold {cache.block_tokens} tokens: give {BLOCK_TOKENS}")
+    first, last = (int(edge) for edge in tables.aminmax())
+    if first < 0 or last >= cache.num_blocks:
+        raise ValueError(f"blocks {first} to {last} of a cache with {cache.num_blocks} are used")
 
 
 def _layout(spans: tuple[Span, ...]) -> tuple[Tensor, Tensor]:
