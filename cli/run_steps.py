@@ -28,7 +28,7 @@ from cli.stopping import stop_on_signals
 from cli.submission import InputOptions, submit_input
 from cli.summary import SAMPLES, WORK, RunSummary, print_sample
 from models.model_key import ModelKey, Weights
-from models.states import ResultStatus
+from models.states import BatchState, ResultStatus
 
 if TYPE_CHECKING:
     from models.database import Database
@@ -97,10 +97,10 @@ def _find_or_submit(
 ) -> Submitted:
     """The batch of this very run, from an earlier call or new."""
     artifact = next(entry.digest for entry in registry.entries() if entry.key == key)
-    sought = f"{digest} {artifact} {plan.output.resolve()}"
+    sought = f"{digest} {key} {artifact} {plan.output.resolve()}"
     base = f"run-{hashlib.sha256(sought.encode()).hexdigest()}"
     newest = _newest_run(database, base)
-    submitted = submit_input(
+    return submit_input(
         database,
         settings,
         plan.input,
@@ -108,7 +108,6 @@ def _find_or_submit(
         digest=digest,
         idempotency_key=f"{base}-{max(1, newest + plan.fresh)}",
     )
-    return submitted
 
 
 def _newest_run(database: Database, base: str) -> int:
@@ -138,6 +137,8 @@ def _finish(
     with watch.stage("write"):
         failed = _write(database, plan, batch)
     _show(database, plan, batch, failed=failed)
+    if batch.state != BatchState.COMPLETED:
+        say("the same command with --new starts afresh")
     raise_unless_completed(batch)
     figures = batch_figures(database, batch.id, began_at)
     return RunSummary(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -134,6 +135,25 @@ def test_an_interrupted_run_says_how_to_go_on(
     batch = newest_batch(demo_console)
     assert batch is not None
     assert batch["request_counts"]["completed"] > 0
+
+    demo_console.succeed("cancel", batch["id"])
+    again = demo_console.run("run", work, "-o", tmp_path / "out.jsonl", "--model", "demo-model")
+    assert again.returncode == 6
+    assert "--new" in again.stderr
+
+
+def test_one_artifact_under_two_names_makes_two_runs(
+    console: Console, models_home: Path, tmp_path: Path
+) -> None:
+    registry = console.home / "registry"
+    for name in ("one", "two"):
+        shutil.copytree(models_home / "registry" / "demo-model", registry / name)
+    # A file without any good request needs no engine.
+    source = write_lines(tmp_path / "in.jsonl", iter([{"prompt": 5}]))
+    for name in ("one", "two"):
+        console.succeed("run", source, "-o", tmp_path / "out.jsonl", "--model", name)
+    listed = json.loads(console.succeed("status", "--json"))
+    assert {batch["model"] for batch in listed} == {"one", "two"}
 
 
 def test_bad_requests_are_named_and_the_others_run(demo_console: Console, tmp_path: Path) -> None:
