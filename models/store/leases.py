@@ -45,15 +45,17 @@ def claim_chunk(
     worker_id: str,
     *,
     ttl_s: float,
+    model: ModelKey | None = None,
     only_batch: str | None = None,
     max_crashes: int = DEFAULT_MAX_CRASHES,
 ) -> Lease | None:
     """Lease this chunk, or None when it is held, finished, waiting or of a stopped batch.
 
+    Also None when it is of another model than `model`, because ids come from messages.
     A claim over a lease that ran out books that attempt as lost and charges the chunk a crash;
     at `max_crashes` the chunk is quarantined instead.
     """
-    statement = _claimable(only_batch).where(chunks.c.id == chunk_id)
+    statement = _claimable(only_batch, model).where(chunks.c.id == chunk_id)
     claimer = _Claimer(worker_id, ttl_s, max_crashes)
     return _claim(database, statement.with_for_update(of=chunks), claimer)
 
@@ -69,8 +71,7 @@ def claim_next(
 ) -> Lease | None:
     """Lease the next chunk for this model: by priority, then age of the batch, then number."""
     statement = (
-        _claimable(only_batch)
-        .where(batches.c.model_name == model.name, batches.c.weights == str(model.weights))
+        _claimable(only_batch, model)
         .order_by(*claim_order())
         .limit(1)
         .with_for_update(of=chunks, skip_locked=True)
@@ -172,7 +173,7 @@ def back_off_s(crashes: int) -> float:
     return wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
-def _claimable(only_batch: str | None) -> Select[Any]:
+def _claimable(only_batch: str | None, model: ModelKey | None) -> Select[Any]:
     ran_out = and_(chunks.c.state == str(ChunkState.LEASED), chunks.c.lease_until < db_now())
     free = chunks.c.state.in_((ChunkState.PENDING, ChunkState.DISPATCHED))
     statement = (
@@ -180,6 +181,9 @@ def _claimable(only_batch: str | None) -> Select[Any]:
         .join(batches, batches.c.id == chunks.c.batch_id)
         .where(wants_results(), chunks.c.not_before <= db_now(), or_(free, ran_out))
     )
+    if model is not None:
+        of_model = (batches.c.model_name == model.name, batches.c.weights == str(model.weights))
+        statement = statement.where(*of_model)
     return statement if only_batch is None else statement.where(batches.c.id == only_batch)
 
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from models.errors import EngineCrashed, EngineGivenUp, ModelError, UnsupportedModel
+from models.model_key import ModelKey, Weights
 from models.states import BatchState, ChunkState
 from models.store.batches import cancel_batch
 from models.store.leases import claim_chunk
@@ -306,6 +307,16 @@ def test_a_chunk_whose_requests_are_all_final_is_closed_without_generating(
     make_runner("worker-b").serve(until=never)
     assert len(script.answered) == CHUNK_REQUESTS
     assert store.batch(batch_id).state is BatchState.COMPLETED
+
+
+def test_a_named_chunk_of_another_model_is_left_alone(
+    store: JobStore, script: Script, make_runner: MakeRunner
+) -> None:
+    batch_id = store.submit(CHUNK_REQUESTS, model=ModelKey("other", Weights.FP32))
+    names = [store.chunks(batch_id)[0].id]
+    make_runner().serve(until=never, named=lambda: names.pop() if names else None)
+    assert store.chunks(batch_id)[0].state is ChunkState.PENDING
+    assert script.answered == []
 
 
 def test_named_chunks_come_first_and_stale_names_cost_nothing(

@@ -70,6 +70,8 @@ def test_only_the_named_batch_and_model_are_claimed(database: Database) -> None:
     batch, other = submit(database, 8), submit(database, 8, priority=1)
     for model in (ModelKey("demo", Weights.INT4), ModelKey("other", Weights.INT8)):
         assert claim_next(database, model, "w1", ttl_s=TTL_S) is None
+        chunk_id = list_chunks(database, batch.id)[0].id
+        assert claim_chunk(database, chunk_id, "w1", ttl_s=TTL_S, model=model) is None
     lease = claim_next(database, MODEL, "w1", ttl_s=TTL_S, only_batch=batch.id)
     assert lease is not None and lease.batch_id == batch.id
     (chunk,) = list_chunks(database, other.id)

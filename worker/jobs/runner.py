@@ -159,6 +159,7 @@ class ChunkRunner:
                 chunk_id,
                 self._worker_id,
                 ttl_s=self._settings.lease_ttl_s,
+                model=self._model,
                 only_batch=only_batch,
                 max_crashes=self._settings.max_crashes,
             )
