@@ -233,6 +233,13 @@ def test_a_row_samples_the_same_beside_any_other_rows() -> None:
     assert together[15].token_id == alone
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-6, 1e-30, 1e-40, 1e-60])
+def test_a_temperature_next_to_zero_takes_the_most_likely_token(temperature: float) -> None:
+    logits = torch.tensor([[1.0, 30.0, -5.0, 29.0]])
+    drawn = sequence(SamplingParams(temperature=temperature, seed=4), [0], [])
+    assert Sampler().sample(logits, [drawn])[0].token_id == 1
+
+
 def test_impossible_tokens_have_a_finite_log_probability() -> None:
     logits = torch.tensor([[0.0, -torch.inf, 1.0]])
     params = SamplingParams(top_logprobs=3)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LEAST_TEMPERATURE = 1e-5  # logits divided by less may overflow; the draw is certain long before
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen from the logits; the field's default changes nothing.
 
-    `temperature` 0 takes the most likely token. `seed` makes the samples of a request its own.
+    `temperature` 0, and what is next to it, takes the most likely token. `seed` makes the samples
+    of a request its own.
     """
 
     temperature: float = 0.0
@@ -29,7 +32,7 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is taken."""
-        return self.temperature == 0.0
+        return self.temperature < LEAST_TEMPERATURE
 
     @property
     def penalizes(self) -> bool:
