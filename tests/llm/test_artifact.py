@@ -154,6 +154,20 @@ def test_a_tensor_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None
         load_model(artifact)
 
 
+@pytest.mark.parametrize("weights", [Weights.BF16, Weights.INT8, Weights.INT4])
+@pytest.mark.parametrize("name", ["embedding.weight", "layers.0.mlp_norm.weight",
+                                  "layers.1.qkv.weight", "layers.0.down.bias"])  # fmt: skip
+def test_a_tensor_of_another_kind_is_named(tmp_path: Path, weights: Weights, name: str) -> None:
+    folder = save_reference(make_reference(mlp_bias=True), tmp_path / "source")
+    artifact = write(folder, tmp_path / "out", weights)
+    (file,) = artifact.tensor_files
+    tensors = load_file(file)
+    for wrong in (tensors[name][:-1], tensors[name].to(torch.float16)):
+        save_file(tensors | {name: wrong.contiguous()}, file)
+        with pytest.raises(ArtifactError, match=rf"{name} is .* not "):
+            load_model(artifact)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -22,7 +22,7 @@ from worker.llm.linear import (
     build_linear,
     quantize_activations,
 )
-from worker.llm.quantize import dequantize_int4, quantize_linear, unpack_nibbles
+from worker.llm.quantize import dequantize_int4, quantize_linear, stored_layout, unpack_nibbles
 from worker.llm.rows import Rows
 
 SHAPES = [(96, 64), (64, 256), (97, 112), (50, 40), (256, 384)]  # (N, K)
@@ -160,6 +160,14 @@ def test_a_large_matrix_is_quantized_as_if_at_once(monkeypatch: pytest.MonkeyPat
             patch.setattr("worker.llm.quantize.CHUNK_ELEMENTS", 7 * 64)
             pieces = quantize_linear(weight, kind)
         assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+@pytest.mark.parametrize("weights", Weights)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_stored_is_laid_out_as_said(weights: Weights, shape: tuple[int, int]) -> None:
+    stored = quantize_linear(torch.randn(shape), weights)
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in stored.items()}
+    assert found == stored_layout(*shape, weights)
 
 
 def test_every_format_has_its_class() -> None:

@@ -46,6 +46,11 @@ class Concatenated:
     inputs: int
     biased: bool
 
+    @property
+    def outputs(self) -> int:
+        """Of all parts together."""
+        return sum(part.outputs for part in self.parts)
+
 
 def compute_dtype(weights: Weights) -> torch.dtype:
     """The type of activations, norms and embeddings for linears in `weights`."""
@@ -92,7 +97,7 @@ def _convert_layer(
     ):
         tensor = _checked(source, f"{old}.{norm}.weight", (config.hidden_size,))
         yield f"{new}.{stored}.weight", tensor.to(dtype)
-    for name, linear in _linears(config, old).items():
+    for name, linear in linears(config, old).items():
         parts = linear.parts
         weight = _joined(
             [_checked(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
@@ -103,7 +108,7 @@ def _convert_layer(
         yield from _stored(f"{new}.{name}", weight, bias, weights)
 
 
-def _linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
+def linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
     """The four matrices of a layer by our names."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim

@@ -14,11 +14,12 @@ from models.errors import ArtifactError
 from models.model_key import Weights
 from worker.llm.artifact import Artifact
 from worker.llm.config import ModelConfig, read_model_config
-from worker.llm.convert import QUANTIZED
+from worker.llm.convert import QUANTIZED, compute_dtype, linears
 from worker.llm.linear import Linear, build_linear
 from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.operations import NativeOperations, fits
+from worker.llm.quantize import stored_layout
 
 SMALL_TENSOR_BYTES = 1 << 20
 
@@ -62,50 +63,82 @@ def build_model(
 ) -> Llama:
     """The model of the tensors that `convert` yields, by name.
 
-    Raises ArtifactError when one is missing.
+    Raises ArtifactError when one is missing or is not what config.json asks for: the compiled
+    kernels would read past its end.
     """
-    try:
-        layers = tuple(
-            _build_layer(f"layers.{index}", weights, stored) for index in range(config.num_layers)
-        )
-        embedding = stored["embedding.weight"]
-        head = _build_linear("lm_head", weights, stored, default=embedding)
-        held = LlamaWeights(embedding, layers, stored["norm.weight"], head)
-    except KeyError as exc:
-        raise ArtifactError(
-            f"the artifact has no tensor {exc.args[0]}: remove it and add the model again"
-        ) from exc
+    dtype, hidden = compute_dtype(weights), config.hidden_size
+    layers = tuple(
+        _build_layer(config, weights, stored, f"layers.{index}")
+        for index in range(config.num_layers)
+    )
+    embedding = _tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
+    norm = _tensor(stored, "norm.weight", (hidden,), dtype)
+    held = LlamaWeights(embedding, layers, norm, _build_head(config, weights, stored, embedding))
     if kernels is not None and fits(config, embedding.dtype):
         return Llama(config, held, NativeOperations(config, kernels))
     return Llama(config, held)
 
 
-def _build_layer(prefix: str, weights: Weights, stored: Mapping[str, Tensor]) -> DecoderLayer:
+def _build_layer(
+    config: ModelConfig, weights: Weights, stored: Mapping[str, Tensor], prefix: str
+) -> DecoderLayer:
+    dtype, hidden = compute_dtype(weights), config.hidden_size
+    built = {
+        name: build_linear(
+            _parts(
+                stored, f"{prefix}.{name}", weights, (shape.outputs, shape.inputs), shape.biased
+            ),
+            weights,
+        )
+        for name, shape in linears(config, prefix).items()
+    }
     return DecoderLayer(
-        attention_norm=stored[f"{prefix}.attention_norm.weight"],
-        qkv=_build_linear(f"{prefix}.qkv", weights, stored),
-        output=_build_linear(f"{prefix}.output", weights, stored),
-        mlp_norm=stored[f"{prefix}.mlp_norm.weight"],
-        gate_up=_build_linear(f"{prefix}.gate_up", weights, stored),
-        down=_build_linear(f"{prefix}.down", weights, stored),
+        attention_norm=_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
+        mlp_norm=_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
+        **built,
     )
 
 
-def _build_linear(
-    name: str, weights: Weights, stored: Mapping[str, Tensor], default: Tensor | None = None
+def _build_head(
+    config: ModelConfig, weights: Weights, stored: Mapping[str, Tensor], embedding: Tensor
 ) -> Linear:
-    """The linear layer of that name; `default` is the weight of one that is tied."""
-    quantized = weights in QUANTIZED
-    if default is not None and not quantized and f"{name}.weight" not in stored:
-        parts = {"weight": default}
-    else:
-        needed = ("weight", "scale") if quantized else ("weight",)
-        parts = {suffix: stored[f"{name}.{suffix}"] for suffix in needed}
-    if f"{name}.bias" in stored:
-        parts["bias"] = stored[f"{name}.bias"]
+    """The output layer; where it is tied and not quantized, its weight is the embedding."""
+    if config.tie_word_embeddings and weights not in QUANTIZED:
+        return build_linear({"weight": embedding}, weights)
+    parts = _parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
     # int8 logits come out of integers: rounding them to bf16 would only lose
-    output_dtype = torch.float32 if name == "lm_head" else torch.bfloat16
-    return build_linear(parts, weights, output_dtype=output_dtype)
+    return build_linear(parts, weights, output_dtype=torch.float32)
+
+
+def _parts(
+    stored: Mapping[str, Tensor],
+    name: str,
+    weights: Weights,
+    shape: tuple[int, int],
+    biased: bool = False,
+) -> dict[str, Tensor]:
+    """The tensors of the linear layer of that name, of `shape` (outputs, inputs)."""
+    layout = stored_layout(*shape, weights)
+    if biased:
+        layout["bias"] = ((shape[0],), compute_dtype(weights))
+    return {
+        suffix: _tensor(stored, f"{name}.{suffix}", *expected)
+        for suffix, expected in layout.items()
+    }
+
+
+def _tensor(
+    stored: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    if name not in stored:
+        raise ArtifactError(f"the artifact has no tensor {name}: remove it and add the model again")
+    tensor = stored[name]
+    if tuple(tensor.shape) != shape or tensor.dtype is not dtype:
+        raise ArtifactError(
+            f"the artifact's tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, not {shape} "
+            f"{dtype}: remove it and add the model again"
+        )
+    return tensor
 
 
 def _open(path: Path) -> Any:

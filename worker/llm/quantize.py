@@ -38,6 +38,25 @@ def quantize_linear(weight: Tensor, weights: Weights) -> dict[str, Tensor]:
     return {"weight": weight.to(torch.float32 if weights is Weights.FP32 else torch.bfloat16)}
 
 
+def stored_layout(
+    outputs: int, inputs: int, weights: Weights
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of what `quantize_linear` makes of a weight (outputs, inputs)."""
+    if weights is Weights.INT8:
+        return {
+            "weight": ((outputs, inputs), torch.int8),
+            "scale": ((outputs,), torch.float32),
+        }
+    if weights is Weights.INT4:
+        padded = inputs + -inputs % INT4_GROUPS[-1]
+        return {
+            "weight": ((outputs, padded // 2), torch.uint8),
+            "scale": ((outputs, padded // _int4_group(padded)), torch.bfloat16),
+        }
+    dtype = torch.float32 if weights is Weights.FP32 else torch.bfloat16
+    return {"weight": ((outputs, inputs), dtype)}
+
+
 def dequantize_int4(weight: Tensor, scale: Tensor) -> Tensor:
     """The float32 matrix (N, K') that a stored int4 weight stands for."""
     values = unpack_nibbles(weight).to(torch.float32) - INT4_ZERO
@@ -69,11 +88,15 @@ def _int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _int4_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
-    group = next(size for size in INT4_GROUPS if weight.size(1) % size == 0)
+    group = _int4_group(weight.size(1))
     grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
     scale = _int4_scale(grouped)  # (N, K'/group, 1)
     values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
     return values[:, 0::2] | (values[:, 1::2] << 4), scale.squeeze(-1)
+
+
+def _int4_group(inputs: int) -> int:
+    return next(size for size in INT4_GROUPS if inputs % size == 0)
 
 
 def _int4_scale(grouped: Tensor) -> Tensor:
