@@ -176,7 +176,7 @@ def _read_revision(connection: Connection) -> str | None:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as exc:
+    except (ArgumentError, ValueError) as exc:  # ValueError: a port that is no number
         raise SettingsError(
             "NIGHTSHIFT_DATABASE_URL is not a URL: give sqlite:///FILE or "
             "postgresql://USER:PASSWORD@HOST/DATABASE"

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import (
@@ -119,6 +120,16 @@ class Settings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _broker_is_redis(self) -> Self:
+        # Of the whole, not of the field: the message must not repeat a URL with a password.
+        if self.broker_url is not None and not _is_redis_url(self.broker_url):
+            raise ValueError(
+                "NIGHTSHIFT_BROKER_URL cannot be used; give redis://HOST:PORT/NUMBER, or rediss:// "
+                "for a server with TLS"
+            )
+        return self
+
     @property
     def resolved_database_url(self) -> str:
         """The database to use, the default filled in."""
@@ -177,3 +188,13 @@ def _advice(exc: ValidationError, flags: Mapping[str, object]) -> str:
     field = str(first["loc"][0])
     name = f"--{field.replace('_', '-')}" if field in flags else variable_name(field)
     return f"{name} is {first['input']!r}; {reason.replace('Input should', 'it should')}"
+
+
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_address = parts.hostname is not None and parts.port != 0  # a bad port raises
+    except ValueError:
+        return False
+    number = parts.path.removeprefix("/")
+    return parts.scheme in {"redis", "rediss"} and has_address and (not number or number.isdigit())

@@ -35,6 +35,28 @@ def test_variables_are_read_as_their_type() -> None:
     assert settings.broker_url is None
 
 
+@pytest.mark.parametrize("url", ["redis://h", "redis://:pw@h:6379/2", "rediss://u:pw@h/0"])
+def test_redis_is_a_broker(url: str) -> None:
+    assert load_settings({"NIGHTSHIFT_BROKER_URL": url}).broker_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host",
+        "amqp://u:secret@h",
+        "redis://u:secret@h:port/0",
+        "redis://u:secret@h/name",
+        "redis://:secret@[h",
+        "redis://",
+    ],
+)
+def test_another_broker_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="redis://HOST:PORT") as refusal:
+        load_settings({}, broker_url=url)
+    assert "secret" not in str(refusal.value)
+
+
 def test_flags_win_and_flags_not_given_do_not() -> None:
     environ = {"NIGHTSHIFT_THREADS": "2", "NIGHTSHIFT_STEP_TOKENS": "64"}
     settings = load_settings(environ, threads=5, step_tokens=None)

@@ -113,7 +113,15 @@ def test_every_usual_spelling_of_postgresql_is_accepted(scheme: str, postgres_ur
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "mysql://u:secret@h/d", "sqlite://", "sqlite:///:memory:", "sqlite+x:///f"]
+    "url",
+    [
+        "nonsense",
+        "mysql://u:secret@h/d",
+        "postgresql://u:secret@h:port/d",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite+x:///f",
+    ],
 )
 def test_other_urls_are_refused_without_their_password(url: str) -> None:
     with pytest.raises(SettingsError, match="postgresql://USER") as refusal:
