@@ -25,7 +25,7 @@ class ChunkMessage(Frozen):
     """What a ring is on the wire; `n` counts the rings for this chunk and serves tracing only."""
 
     v: Literal[1]
-    chunk: Annotated[int, Field(ge=1)]
+    chunk: Annotated[int, Field(ge=1, lt=2**63)]  # what the database's column holds
     batch: Annotated[str, Field(max_length=64)]
     n: Annotated[int, Field(ge=0)]
 

@@ -128,6 +128,7 @@ def test_messages_that_make_no_sense_are_dropped(
     app = create_app(load_settings({}, broker_url=redis_server.url), model=MODEL)
     good = {"v": 1, "chunk": 123456, "batch": "batch_0", "n": 1}
     bodies: list[object] = ["text", {}, {**good, "v": 2}, {**good, "chunk": "1"}, [good], None]
+    bodies.append({**good, "chunk": 2**63})  # more than the database can hold
     for body in bodies:
         app.send_task(CHUNK_TASK, args=(body,))
     app.send_task(CHUNK_TASK, kwargs=good)
@@ -145,7 +146,7 @@ def test_messages_that_make_no_sense_are_dropped(
     batch_id = submit(database, 20, max_tokens=4, chunk_requests=20)
     ring_all(database, redis_server)
     assert wait_for_end(database, batch_id).completed == 20
-    assert [record["malformed"] for record in worker.said("a message was dropped")][-1] == 7
+    assert [record["malformed"] for record in worker.said("a message was dropped")][-1] == 8
     assert worker.stop(signal.SIGTERM, timeout_s=DRAIN_LIMIT_S) == 0
 
 
