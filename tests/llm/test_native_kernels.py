@@ -1,7 +1,7 @@
 """The compiled kernels against the PyTorch operations that they replace.
 
-They need a CPU with AVX512_BF16 and a compiler; elsewhere the first test holds that the reason is
-said, and the model runs without them (tests/llm/test_llama.py).
+They need a CPU with AVX512_BF16 and a compiler; elsewhere the model runs without them
+(tests/llm/test_llama.py), and the reason is said (tests/llm/test_native_build.py).
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from models.model_key import Weights
-from tests.llm.native_support import HAVE_CPU, needs_cpu
+from tests.llm.native_support import needs_cpu
 from tests.llm.tiny_models import in_memory, make_reference, save_reference
 from worker.llm.config import ModelConfig, read_model_config
 from worker.llm.kv_cache import KVCache
 from worker.llm.llama import Llama
-from worker.llm.native.build import KernelsUnavailable, library_path
 from worker.llm.native.kernels import BLOCK_TOKENS, Kernels
 from worker.llm.native.operations import NativeOperations
 from worker.llm.operations import Operations, TorchOperations
@@ -64,31 +63,6 @@ def close(found: Tensor, wanted: Tensor, tolerance: float = 0.01) -> bool:
 def dequantized(rows: Rows) -> Tensor:
     assert rows.scale is not None
     return (rows.values.float() - 128) * rows.scale.unsqueeze(1)
-
-
-def test_without_the_cpu_or_a_compiler_the_reason_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    wanted = "install g++" if HAVE_CPU else "lacks"
-    with pytest.raises(KernelsUnavailable, match=wanted):
-        library_path(tmp_path)
-
-
-@needs_cpu
-def test_the_library_is_compiled_once(kernels: Kernels, kernel_folder: Path) -> None:  # noqa: ARG001
-    made = library_path(kernel_folder)
-    before = made.stat().st_mtime_ns
-    assert library_path(kernel_folder) == made
-    assert made.stat().st_mtime_ns == before
-    assert list(kernel_folder.glob("*.so")) == [made]
-
-
-@needs_cpu
-def test_a_folder_that_cannot_be_written_is_a_reason(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(KernelsUnavailable, match="cannot be compiled"):
-        library_path(tmp_path / "file" / "kernels")
 
 
 @needs_cpu

@@ -33,13 +33,16 @@ class KernelsUnavailable(NightshiftError):
 def library_path(cache: Path) -> Path:
     """The compiled library for this machine, compiled now when `cache` does not hold it.
 
-    Raises KernelsUnavailable: another CPU, no compiler, or a folder that cannot be written.
+    Raises KernelsUnavailable: another CPU, no compiler, or a folder that cannot be used.
     """
     _check_cpu()
     compiler = _find_compiler()
-    target = cache / f"kernels-{_fingerprint(compiler)}.so"
-    if not target.exists():
-        _compile(compiler, target)
+    try:
+        target = cache / f"kernels-{_fingerprint(compiler)}.so"
+        if not target.exists():
+            _compile(compiler, target)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise KernelsUnavailable(f"the kernels cannot be compiled: {exc}") from exc
     return target
 
 
@@ -81,23 +84,18 @@ def _fingerprint(compiler: str) -> str:
 
 def _compile(compiler: str, target: Path) -> None:
     """Compile beside the target and rename: several workers may do so at once."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            command = [
-                compiler,
-                *FLAGS,
-                *(str(_FOLDER / name) for name in SOURCES),
-                "-o",
-                str(made),
-            ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        sources = [str(_FOLDER / name) for name in SOURCES]
+        command = [compiler, *FLAGS, *sources, "-o", str(made)]
+        try:
             subprocess.run(
                 command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
             )
-            os.replace(made, target)
-    except subprocess.CalledProcessError as exc:
-        first = (exc.stderr or "").strip().partition("\n")[0]
-        raise KernelsUnavailable(f"{compiler} cannot compile the kernels: {first}") from exc
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise KernelsUnavailable(f"the kernels cannot be compiled: {exc}") from exc
+        except subprocess.CalledProcessError as exc:
+            first = (exc.stderr or "").strip().partition("\n")[0]
+            raise KernelsUnavailable(f"{compiler} cannot compile the kernels: {first}") from exc
+        with made.open("rb") as file:
+            os.fsync(file.fileno())  # a power cut must not leave half a library to crash on
+        os.replace(made, target)
