@@ -18,7 +18,7 @@ from models.wire.json_lines import json_line
 
 if TYPE_CHECKING:
     from models.database import Database
-    from models.store.views import Batch, RequestRecord
+    from models.store.views import Batch
 
 POLL_S = 1.0
 
@@ -72,34 +72,16 @@ def follow_lines(
 ) -> Iterator[dict[str, object]]:
     """The same lines as they come, until the batch is terminal; every line once."""
     from models.store.batches import get_batch
+    from models.store.results import records_except
     from models.wire.output import result_line
 
-    seen = _Seen()
+    seen: set[int] = set()
     while True:
         has_ended = get_batch(database, batch.id).is_terminal
-        for record in seen.new_records(database, batch.id):
+        for record in records_except(database, batch.id, seen):
+            seen.add(record.idx)
             if record.status == status:
                 yield result_line(record, batch)
         if has_ended:
             return
         time.sleep(POLL_S)
-
-
-class _Seen:
-    """Which results were read: all below a mark, and a few above it."""
-
-    def __init__(self) -> None:
-        self._mark = 0
-        self._above: set[int] = set()
-
-    def new_records(self, database: Database, batch_id: str) -> Iterator[RequestRecord]:
-        """Final requests that were not read yet, in input order."""
-        from models.store.results import stream_records
-
-        for record in stream_records(database, batch_id, after_idx=self._mark - 1):
-            if record.idx not in self._above:
-                yield record
-                self._above.add(record.idx)
-        while self._mark in self._above:
-            self._above.remove(self._mark)
-            self._mark += 1

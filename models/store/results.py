@@ -5,7 +5,7 @@ Readable at any time, also while the batch runs. Must not know output formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
@@ -45,11 +45,18 @@ def stream_records(
         last = page[-1].idx
 
 
-def finished_indexes(database: Database, batch_id: str) -> set[int]:
-    """The idx of every request that has a result: what to skip when following a batch."""
+def records_except(database: Database, batch_id: str, known: Set[int]) -> Iterator[RequestRecord]:
+    """Every request with a result whose idx is not in `known`, by idx: to follow a batch.
+
+    Only the numbers of the known ones are read again, not their prompts and answers.
+    """
+    finished = select(results.c.idx).where(results.c.batch_id == batch_id)
     with database.read() as connection:
-        statement = select(results.c.idx).where(results.c.batch_id == batch_id)
-        return set(connection.execute(statement).scalars())
+        fresh = sorted(set(connection.execute(finished).scalars()) - known)
+    for start in range(0, len(fresh), _ROWS_PER_PAGE):
+        page = results.c.idx.in_(fresh[start : start + _ROWS_PER_PAGE])
+        of_page = select(results).where(results.c.batch_id == batch_id, page)
+        yield from _read_page(database, of_page.order_by(results.c.idx))
 
 
 def database_time(database: Database) -> float:
