@@ -85,7 +85,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Make this upper case: {words}",
     ),
     "repeat": (
-        "Repeat these words: {words}",
+        "Repeat this list: {words}",
         "Say exactly this: {words}",
         "Copy the list: {words}",
     ),

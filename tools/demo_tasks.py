@@ -111,29 +111,30 @@ def _listing(rng: random.Random, *, fewest: int, most: int) -> list[str]:
 
 
 def _on_list(words: list[str], answer: str) -> Instance:
-    listing = ", ".join(words)
+    listing = " ".join(words)
     return Instance(key=listing, fields={"words": listing}, answer=answer)
 
 
 def _sort(rng: random.Random) -> Instance:
     words = rng.sample(lexicon.WORDS, 3)
-    in_order = ", ".join(sorted(words))
-    return Instance(key=in_order, fields={"words": ", ".join(words)}, answer=in_order)
+    in_order = " ".join(sorted(words))
+    return Instance(key=in_order, fields={"words": " ".join(words)}, answer=in_order)
 
 
 def _reverse(rng: random.Random) -> Instance:
     words = _listing(rng, fewest=3, most=5)
-    return _on_list(words, ", ".join(reversed(words)))
+    return _on_list(words, " ".join(reversed(words)))
 
 
 def _upper(rng: random.Random) -> Instance:
     words = _listing(rng, fewest=2, most=4)
-    return _on_list(words, ", ".join(words).upper())
+    return _on_list(words, " ".join(words).upper())
 
 
 def _repeat(rng: random.Random) -> Instance:
-    words = _listing(rng, fewest=4, most=8)
-    return _on_list(words, ", ".join(words))
+    words = _listing(rng, fewest=4, most=12)
+    items = [str(rng.randrange(10, 100)) if rng.random() < 0.4 else word for word in words]
+    return _on_list(items, " ".join(items))
 
 
 def _count(rng: random.Random) -> Instance:
@@ -144,7 +145,7 @@ def _count(rng: random.Random) -> Instance:
 def _nth(rng: random.Random) -> Instance:
     words = _listing(rng, fewest=3, most=5)
     index = rng.randrange(len(words))
-    listing, ordinal = ", ".join(words), lexicon.ORDINALS[index]
+    listing, ordinal = " ".join(words), lexicon.ORDINALS[index]
     return Instance(
         key=f"{ordinal}:{listing}",
         fields={"words": listing, "ordinal": ordinal},

@@ -21,9 +21,9 @@ END_OF_TURN = "<|eot_id|>"
 PAD = "<|pad|>"
 SPECIAL_TOKENS = (BEGIN_OF_TEXT, END_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN, PAD)
 
-# Words with the space before them, single digits, punctuation, line ends: as in Llama 3, so that
-# the blank line after a header is one token whatever follows it.
-WORD_PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Words with the space before them, single digits, punctuation and line ends, much as in Llama 3,
+# so that the blank line after a header is one token whatever follows it.
+WORD_PATTERN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # The layout of Llama 3's chat template, without its tool calls and dates.
 CHAT_TEMPLATE = """\

@@ -51,14 +51,14 @@ class TrainingPlan:
     compiled: bool
     rows: int = 8
     row_tokens: int = 192
-    peak_rate: float = 1.5e-3
+    peak_rate: float = 2e-3
     final_rate: float = 2e-5
     warmup_steps: int = 100
     weight_decay: float = 0.05
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Return an untrained Llama of about 3.4 M parameters with grouped-query attention.
+    """Return an untrained Llama of about 2.1 M parameters with grouped-query attention.
 
     The widths are multiples of 128, so that int4 groups of 128 weights divide every row.
     """
@@ -66,8 +66,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
+        intermediate_size=512,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
@@ -227,7 +227,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("examples"), help="folder to write into")
     parser.add_argument("--seed", type=int, default=7, help="of the weights and the exercises")
-    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=7000, help="optimizer steps")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument(
         "--compile",
