@@ -95,6 +95,12 @@ def test_streamed_text_is_the_text_with_and_without_stops(
             assert not any(text in choice.text for text in stop)
 
 
+def test_an_end_that_the_model_has_no_logit_for_is_ignored(tmp_path: Path) -> None:
+    artifact = write_tiny_artifact(tmp_path, {"eos_token_id": [5, 10**6]})
+    result = answer(load(EngineProcessConfig(artifact=artifact)), max_tokens=8, min_tokens=8)
+    assert result.output_tokens == 8
+
+
 def test_a_stop_string_inside_or_across_tokens_ends_the_text_before_it(
     backend: NativeBackend,
 ) -> None:

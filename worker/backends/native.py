@@ -54,6 +54,8 @@ class NativeBackend:
         self._defaults = defaults
         self._facts = facts
         self._limits = Limits(facts.vocab_size, facts.context_tokens, engine.config.sequence_tokens)
+        # A model may name ends that it has no logit for.
+        self._eos_ids = frozenset(i for i in tokenizer.eos_ids if i < facts.vocab_size)
         self._answers: dict[str, PendingAnswer] = {}
 
     @property
@@ -90,7 +92,7 @@ class NativeBackend:
                 code="duplicate_key",
             )
         self._answers[prepared.key] = PendingAnswer(prepared, self._tokenizer)
-        self._engine.add(engine_request(prepared, self._tokenizer.eos_ids))
+        self._engine.add(engine_request(prepared, self._eos_ids))
 
     def cancel(self, keys: Iterable[str]) -> None:
         """Forget requests at once."""
