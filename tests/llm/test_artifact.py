@@ -258,6 +258,15 @@ def test_a_shard_index_may_not_leave_its_folder(tmp_path: Path) -> None:
         Checkpoint(tmp_path / "many")
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": null}', "[" * 100_000, "no JSON"]
+)
+def test_a_shard_index_that_is_none_is_refused(folder: Path, text: str) -> None:
+    (folder / INDEX_NAME).write_text(text)
+    with pytest.raises(UnsupportedModel, match="cannot be read"):
+        Checkpoint(folder)
+
+
 def test_a_large_model_is_written_in_several_files(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,11 +73,11 @@ class Checkpoint:
 
     def _sharded_index(self, path: Path) -> dict[str, str]:
         try:
-            weight_map = json.loads(path.read_bytes())["weight_map"]
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+            weight_map = json.loads(path.read_bytes())["weight_map"].items()
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as exc:
             raise UnsupportedModel(f"{path} cannot be read: download the model again") from exc
         files: dict[str, str] = {}
-        for name, file in weight_map.items():
+        for name, file in weight_map:
             if not isinstance(file, str) or Path(file).name != file:
                 raise UnsafeModel(f"{path} points outside of its folder: do not use this model")
             files[name] = file
