@@ -50,13 +50,10 @@ SYSTEM_MESSAGES = (
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "add": (
         "What is {a} + {b}?",
-        "Add {a} and {b}.",
         "Calculate {a} + {b}.",
-        "What is the sum of {a} and {b}?",
     ),
     "subtract": (
         "What is {a} - {b}?",
-        "Subtract {b} from {a}.",
         "Calculate {a} - {b}.",
     ),
     "larger": (
@@ -85,7 +82,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Make this upper case: {words}",
     ),
     "repeat": (
-        "Repeat this list: {words}",
+        "Repeat these words: {words}",
         "Say exactly this: {words}",
         "Copy the list: {words}",
     ),
@@ -113,11 +110,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{text} Is the {thing} {colour}?",
         "{text} Answer yes or no: is the {thing} {colour}?",
         "Facts: {text} Question: is the {thing} {colour}?",
-    ),
-    "price": (
-        "{text} What does the {thing} cost?",
-        "{text} How much is the {thing}?",
-        "Prices: {text} Give the price of the {thing}.",
     ),
     "date": (
         "Write the date {date} as {form}.",
