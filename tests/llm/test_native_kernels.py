@@ -248,7 +248,11 @@ def test_logits_of_a_whole_model_equal_pytorch(
     kernels: Kernels, folder: Path, weights: Weights
 ) -> None:
     reference = make_reference(
-        num_attention_heads=4, num_key_value_heads=2, head_dim=64, attention_bias=True
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        attention_bias=True,
+        mlp_bias=True,
     )
     saved = save_reference(reference, folder / "whole")
     source = random.Random(4)

@@ -27,7 +27,7 @@ class DecodeGroup:
 
     rows: Tensor  # (B,)
     slots: Tensor  # (B, C)
-    mask: Tensor | None  # (B, 1, 1, C) float32, 0 or -inf; None when all contexts are equal
+    mask: Tensor | None  # (B, 1, 1, C), 0 or -inf; None when all contexts are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class PromptSpan:
     start: int
     stop: int
     slots: Tensor  # (C,)
-    mask: Tensor | None  # (L, C) float32, 0 or -inf; None when the span starts its sequence
+    mask: Tensor | None  # (L, C), 0 or -inf; None when the span starts its sequence
 
 
 @dataclass(frozen=True, slots=True)
