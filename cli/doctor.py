@@ -18,7 +18,7 @@ import typer
 from cli import options, processor
 from cli.context import load, open_database, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs
-from models.errors import NightshiftError, SettingsError, UnavailableError
+from models.errors import KernelsUnavailable, NightshiftError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
     from models.settings import Settings
@@ -129,12 +129,12 @@ def _int8_kernel() -> Check:
 
 def _kernels(settings: Settings) -> Check:
     """Without them everything runs, only slower: never a failure."""
-    from worker.llm.native.build import KernelsUnavailable, library_path
+    from worker.llm.native.build import load_library
 
     if settings.kernel_cache_path is None:
         return Check("compiled kernels", True, "PyTorch alone: NIGHTSHIFT_COMPILED_KERNELS is off")
     try:
-        library_path(settings.kernel_cache_path)
+        load_library(settings.kernel_cache_path)
     except KernelsUnavailable as exc:
         return Check("compiled kernels", True, f"PyTorch alone, slower: {exc}")
     return Check("compiled kernels", True, "compiled for this processor")

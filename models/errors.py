@@ -19,6 +19,7 @@ NightshiftError                  exit 1
 ├── StorageFull                  exit 7   no space for database, registry or output
 ├── StateError                            a forbidden state transition
 ├── LeaseLost                             another worker may hold the chunk now
+├── KernelsUnavailable                    PyTorch does the same, more slowly
 └── EngineError                           the engine process
     ├── EngineCrashed
     ├── EngineStalled
@@ -137,6 +138,10 @@ class StateError(NightshiftError):
 
 class LeaseLost(NightshiftError):
     """The lease on a chunk ran out or was taken over; nothing may be written under it."""
+
+
+class KernelsUnavailable(NightshiftError):
+    """The compiled kernels cannot be used here; the message is the reason."""
 
 
 class EngineError(NightshiftError):

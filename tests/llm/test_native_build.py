@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import KernelsUnavailable
 from tests.llm.native_support import HAVE_CPU, needs_cpu
-from worker.llm.native.build import KernelsUnavailable, library_path
+from worker.llm.native.build import library_path, load_library
 from worker.llm.native.kernels import Kernels, open_kernels
 
 
@@ -53,3 +54,10 @@ def test_a_file_that_is_no_library_is_a_reason(tmp_path: Path, kernel_folder: Pa
     opened = open_kernels(tmp_path)
     assert opened.library is None
     assert "cannot be loaded" in opened.described(in_use=False)
+
+
+@needs_cpu
+def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path: Path) -> None:
+    library_path(tmp_path).write_bytes(b"not a library")
+    with pytest.raises(KernelsUnavailable, match="cannot be loaded"):
+        load_library(tmp_path)

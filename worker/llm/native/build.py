@@ -5,6 +5,7 @@ A plain C ABI, so that no header of PyTorch is needed and compiling takes second
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from models.errors import NightshiftError
+from models.errors import KernelsUnavailable
 
 SOURCES = ("attention.cpp", "rows.cpp")
 HEADERS = ("vectors.h",)
@@ -26,8 +27,16 @@ COMPILE_TIMEOUT_S = 120
 _FOLDER = Path(__file__).parent
 
 
-class KernelsUnavailable(NightshiftError):
-    """The compiled kernels cannot be used here; the message is the reason."""
+def load_library(cache: Path) -> ctypes.CDLL:
+    """Compile or find the library and load it; raises KernelsUnavailable.
+
+    In a process that computes, import torch before: the library shares its OpenMP runtime.
+    """
+    path = library_path(cache)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as exc:
+        raise KernelsUnavailable(f"{path} cannot be loaded: {exc}") from exc
 
 
 def library_path(cache: Path) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch  # loads the OpenMP runtime that the library then shares
 from torch import Tensor
 
-from worker.llm.native.build import KernelsUnavailable, library_path
+from models.errors import KernelsUnavailable
+from worker.llm.native.build import load_library
 from worker.llm.rows import Rows
 
 BLOCK_TOKENS = 16  # what the cache layout is made for
@@ -36,11 +37,7 @@ class Kernels:
 
     def __init__(self, cache: Path) -> None:
         """Compile or find the library; raises KernelsUnavailable."""
-        path = library_path(cache)
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as exc:
-            raise KernelsUnavailable(f"{path} cannot be loaded: {exc}") from exc
+        self._library = load_library(cache)
         for name, arguments in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.argtypes = arguments
