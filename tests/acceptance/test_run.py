@@ -17,7 +17,7 @@ from tests.cli.console import Console
 from tests.cli.demo import MODEL, PROMPTS, long_requests, read_lines, write_lines
 from tests.cli.waiting import until
 
-N_WORK = 200
+N_WORK = 800
 
 
 @contextmanager

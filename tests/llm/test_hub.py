@@ -190,7 +190,10 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert found.source.repository == str(tmp_path)
 
 
-def test_what_is_neither_folder_nor_id_is_refused(tmp_path: Path) -> None:
+def test_what_is_neither_folder_nor_id_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "model.gguf").write_bytes(b"")
     with pytest.raises(UnsupportedModel, match="is a file"):
         resolve_source(str(tmp_path / "model.gguf"))
