@@ -17,6 +17,7 @@ from worker.backends.messages import Add, Finished, Progress
 from worker.backends.process import EngineProcess, EngineProcessConfig
 from worker.llm.artifact import open_artifact
 
+_KERNEL_CACHE = Path(__file__).parent / "work" / "kernels"
 _LOAD_TIMEOUT_S = 600
 _RECEIVE_TIMEOUT_S = 60  # the engine says twice a second that it lives
 
@@ -32,6 +33,7 @@ class NativeEngine:
                 threads=job.threads,
                 max_sequences=job.number("sequences"),
                 step_tokens=job.number("step_tokens"),
+                kernel_cache=_KERNEL_CACHE,
             )
         )
         self._ready = self.process.wait_ready(_LOAD_TIMEOUT_S)
@@ -58,6 +60,7 @@ class NativeEngine:
         counters = self._next_progress().model_dump(exclude={"kind"})
         return {
             **{name: float(value) for name, value in counters.items()},
+            "compiled_kernels": float(self._ready.kernels == "compiled"),
             "engine_load_seconds": self._ready.load_s,  # without starting the interpreter
             "loaded_peak_rss_bytes": self._ready.peak_rss_bytes,
             "kv_cache_bytes": self._ready.kv_cache_bytes,
