@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from models.database import Database, upgrade
+from models.database import Database
 from models.settings import load_settings
 from models.states import BatchState
 from models.store.batches import get_batch
@@ -23,54 +23,22 @@ from tests.celery.cluster import (
     submit,
     wait_for,
     wait_for_end,
-    write_tiny_model,
 )
-from tests.servers import PostgresServer, RedisServer
+from tests.celery.conftest import LEASE_TTL_S, SWEEP_PERIOD_S
+from tests.servers import RedisServer
 from worker.celery_app import create_app
 from worker.doorbell import CeleryDoorbell
-from worker.llm.add import add_model
-from worker.llm.registry import Registry
 
 N_REQUESTS = 2000
 CHUNK_REQUESTS = 50
 UNKNOWN_CHUNK = 10**9
-LEASE_TTL_S = 6.0
-SWEEP_PERIOD_S = 1.0
 MICRO_BATCH_REQUESTS = load_settings({}).micro_batch_requests
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    source = write_tiny_model(tmp_path_factory.mktemp("source"))
-    add_model(Registry(folder / "registry"), str(source), name=MODEL.name, weights=MODEL.weights)
-    return folder
-
-
 @pytest.fixture
-def database(postgres_server: PostgresServer) -> Iterator[Database]:
-    with upgrade(postgres_server.create_database()) as database:
-        yield database
-
-
-@pytest.fixture
-def nodes(
-    home: Path, tmp_path: Path, redis_server: RedisServer, database: Database
-) -> Iterator[Cluster]:
-    redis_server.flushall()
-    environment = {
-        "NIGHTSHIFT_HOME": str(home),
-        "NIGHTSHIFT_DATABASE_URL": database.url,
-        "NIGHTSHIFT_BROKER_URL": redis_server.url,
-        "NIGHTSHIFT_LOG_LEVEL": "debug",
-        "NIGHTSHIFT_THREADS": "1",
-        "NIGHTSHIFT_KV_CACHE_BYTES": str(8 * 1024**2),
-        "NIGHTSHIFT_MAX_SEQUENCES": "16",
-        "NIGHTSHIFT_LEASE_TTL_S": str(LEASE_TTL_S),
-        "NIGHTSHIFT_RENEW_PERIOD_S": "1.5",
-        "NIGHTSHIFT_SWEEP_PERIOD_S": str(SWEEP_PERIOD_S),
-    }
-    with cluster(tmp_path, environment) as running:
+def nodes(tmp_path: Path, node_environment: dict[str, str]) -> Iterator[Cluster]:
+    """No worker yet; lost announcements are not repeated in the time that a test takes."""
+    with cluster(tmp_path, node_environment) as running:
         yield running
 
 

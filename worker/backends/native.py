@@ -30,10 +30,8 @@ from worker.llm.generation_defaults import GenerationDefaults, read_generation_d
 from worker.llm.kv_cache import KVCache, block_bytes
 from worker.llm.llama import Llama
 from worker.llm.loading import load_model
-from worker.llm.native.kernels import OpenedKernels, open_kernels
+from worker.llm.native.kernels import BLOCK_TOKENS, OpenedKernels, open_kernels
 from worker.llm.tokenizer import Tokenizer
-
-BLOCK_TOKENS = 16
 
 _NO_NUMBERS = Refusal(
     code="server_error",

@@ -81,7 +81,7 @@ class Int8Linear:
             x = quantize_activations(x.applied(), self._limit)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
             x.values,
-            1.0,  # scale of x: applied per row below
+            1.0,  # scale of x: each row has its own, applied afterwards
             self._limit + 1,  # zero point of x
             self._packed,
             self._scale,
