@@ -190,10 +190,41 @@ def test_a_known_prompt_is_found_in_the_cache_and_answered_the_same(
     backend: NativeBackend,
 ) -> None:
     prompt = TextPrompt(text="while the day sleeps the night shift works " * 4)
-    first, second = (answer(backend, prompt, max_tokens=12, temperature=0) for _ in range(2))
+    first = answer(backend, prompt, max_tokens=12, temperature=0)
+    second = answer(backend, prompt, max_tokens=12, temperature=0, logprobs=True)
     assert first.cached_prompt_tokens == 0
-    assert second.cached_prompt_tokens >= 16
-    assert first.choices == second.choices
+    assert 16 <= second.cached_prompt_tokens < second.prompt_tokens
+    assert first.choices[0].text == second.choices[0].text
+
+
+def test_duplicates_are_computed_once_and_each_stops_at_its_own_strings(
+    backend: NativeBackend,
+) -> None:
+    prompt = TextPrompt(text="the same prompt for all of them")
+    wish: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
+    whole = answer(backend, prompt, **wish, logprobs=True).choices[0].text  # computed apart
+    early, late = (whole[3:6],), (whole[20:24],)
+    before = backend.counters.output_tokens
+    add(backend, "stops early", prompt, **wish, n=2, stop=early)
+    add(backend, "goes on", prompt, **wish)
+    events = [event for _ in range(30) for event in backend.step()]
+    answers = {e.key: e.generation for e in events if isinstance(e, Finished) and e.generation}
+    add(backend, "comes late", prompt, **wish, n=2, stop=late, stream=True)
+    more, streamed = finish(backend)
+    add(backend, "is remembered", prompt, **wish, n=2, stop=early)
+    answers |= more | finish(backend)[0]
+    assert backend.counters.output_tokens == before + 40
+    assert answers["goes on"].choices[0].text == whole
+    expected = {"stops early": early, "comes late": late, "is remembered": early}
+    for key, stop in expected.items():
+        texts = [choice.text for choice in answers[key].choices]
+        assert texts == [whole[: whole.index(stop[0])]] * 2
+        assert answers[key].output_tokens < 2 * 40
+        timings = answers[key].timings
+        assert min(timings.queue_s, timings.prefill_s, timings.decode_s) >= 0
+    assert set(streamed.values()) == {whole[: whole.index(late[0])]}
+    assert answers["stops early"].output_tokens == answers["is remembered"].output_tokens
+    assert answers["is remembered"].cached_prompt_tokens == answers["goes on"].prompt_tokens
 
 
 def test_timings_add_up_to_the_total(backend: NativeBackend) -> None:
@@ -247,7 +278,8 @@ def test_a_small_cache_is_used_as_far_as_it_goes(tiny_artifact: Path) -> None:
     small = load(config)
     assert small.describe().kv_cache_tokens == 64
     for number in range(6):
-        add(small, str(number), max_tokens=30, temperature=0, ignore_eos=True)
+        prompt = TextPrompt(text=f"the night shift works {'day ' * number}")
+        add(small, str(number), prompt, max_tokens=30, temperature=0, ignore_eos=True)
     answers, _ = finish(small)
     assert small.counters.preemptions > 0
     assert {a.output_tokens for a in answers.values()} == {30}

@@ -96,7 +96,7 @@ def test_our_runner_reports_exactly_the_tokens_asked_for(folder: Path, tmp_path:
     registry = Registry(tmp_path / "registry")
     entry = add_model(registry, str(folder), name="tiny", weights=Weights.INT8)
     requests = tuple(Request(tuple(range(10, 10 + n)), n) for n in (3, 20, 1))
-    workload = Workload("tiny", requests, requests[:1])
+    workload = Workload("tiny", requests, (Request((30, 31, 32), 3),))  # known ones cost nothing
     write_workload(workload, tmp_path / "work.json")
     job = Job(
         model=str(entry.folder),

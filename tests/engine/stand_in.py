@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from worker.engine.config import EngineConfig
-from worker.engine.engine import Engine, SequenceOutput
+from worker.engine.engine import Engine
+from worker.engine.output import SequenceOutput
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
 from worker.llm.config import ModelConfig
 from worker.llm.kv_cache import KVCache
@@ -82,6 +83,7 @@ def small_engine(**limits: int | bool) -> tuple[Engine, HashModel]:
         "num_blocks": 64,
         "context_tokens": 200,
         "block_tokens": 4,
+        "remembered_tokens": 0,  # what is asked again is computed again
     }
     config = EngineConfig(**{**values, **limits})  # type: ignore[arg-type]
     model = HashModel()

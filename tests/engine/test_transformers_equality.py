@@ -63,6 +63,7 @@ def _engine(
         block_tokens=block_tokens,
         context_tokens=512,
         prefix_cache=prefix_cache,
+        remembered_tokens=0,  # what is asked again is computed again
     )
     cache = KVCache(model.config, num_blocks, block_tokens, torch.float32)
     return Engine(model, cache, config)
@@ -74,6 +75,17 @@ def _answers(engine: Engine, case: Case, numbers: range) -> list[list[int]]:
         engine.add(request(str(number), case.prompts[number], tokens))
     tokens_by_request = tokens_of(run(engine))
     return [tokens_by_request[str(number), 0] for number in numbers]
+
+
+def test_duplicates_equal_transformers_and_are_computed_once(case: Case) -> None:
+    engine = _engine(case.model, num_blocks=2048)
+    for number in range(20):
+        for copy in range(1 + number % 3):
+            length = len(case.answers[number])
+            engine.add(request(f"{number} {copy}", case.prompts[number], length, n=2))
+    for (key, _), tokens in tokens_of(run(engine)).items():
+        assert tokens == case.answers[int(key.split()[0])]
+    assert engine.counters.output_tokens == sum(map(len, case.answers[:20]))
 
 
 @pytest.mark.parametrize("batch", [1, 5, 17, NUM_PROMPTS])

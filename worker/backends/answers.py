@@ -11,7 +11,7 @@ from models.generation import Choice, FinishReason, Generation, Timings, TokenLo
 from worker.backends.base import Prepared
 from worker.backends.messages import Delta
 from worker.backends.stop_strings import StopStrings
-from worker.engine.engine import SequenceOutput
+from worker.engine.output import SequenceOutput
 from worker.engine.sampling import TokenLogprobs
 from worker.llm.tokenizer import Tokenizer
 
@@ -116,6 +116,10 @@ class PendingAnswer:
     def finished(self) -> bool:
         """Whether all choices have ended."""
         return all(choice.finish_reason is not None for choice in self._choices)
+
+    def has_ended(self, index: int) -> bool:
+        """Whether a choice takes no more tokens."""
+        return self._choices[index].finish_reason is not None
 
     def take(self, output: SequenceOutput, now_s: float) -> tuple[Delta | None, bool]:
         """Add one token; returns new text, if it is wanted, and whether its choice has ended."""

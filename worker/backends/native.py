@@ -23,7 +23,8 @@ from worker.backends.process_config import EngineProcessConfig
 from worker.backends.resolution import Limits, check_prompt, resolve
 from worker.engine.config import EngineConfig
 from worker.engine.counters import EngineCounters
-from worker.engine.engine import Engine, SequenceOutput
+from worker.engine.engine import Engine
+from worker.engine.output import SequenceOutput
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
 from worker.llm.artifact import Artifact
 from worker.llm.generation_defaults import GenerationDefaults, read_generation_defaults
@@ -107,8 +108,8 @@ class NativeBackend:
     def _take(self, output: SequenceOutput, now_s: float) -> Iterator[Finished | Delta]:
         """Add one token to its answer; what the sender hears of it."""
         answer = self._answers.get(output.key)
-        if answer is None:
-            return  # another choice of the request failed in this step
+        if answer is None or answer.has_ended(output.index):
+            return  # another choice failed in this step, or a token before held a stop string
         if output.failed:
             self.cancel([output.key])
             yield Finished(key=output.key, refusal=_NO_NUMBERS)

@@ -17,6 +17,7 @@ class EngineConfig:
     context_tokens: int  # prompt and output of one sequence together
     block_tokens: int = 16
     prefix_cache: bool = True
+    remembered_tokens: int = 2**18  # of finished answers for duplicates: up to 30 MB
 
     def __post_init__(self) -> None:
         for name in (

@@ -11,8 +11,8 @@ class EngineCounters:
 
     steps: int
     prompt_tokens: int  # computed; tokens computed again after a preemption count again
-    cached_prompt_tokens: int
-    output_tokens: int
+    cached_prompt_tokens: int  # found in the cache, and the prompts of duplicates
+    output_tokens: int  # computed: what duplicates are told as well counts once
     preemptions: int
     running: int  # sequences
     waiting: int

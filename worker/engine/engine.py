@@ -6,16 +6,16 @@ Knows nothing of text, processes or time limits. One thread calls all methods.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from models.generation import FinishReason
 from worker.engine.config import EngineConfig
 from worker.engine.counters import EngineCounters
+from worker.engine.duplicates import Duplicates
+from worker.engine.output import SequenceOutput
 from worker.engine.request import EngineRequest
-from worker.engine.sampling import Sampled, Sampler, TokenLogprobs
+from worker.engine.sampling import Sampled, Sampler
 from worker.engine.scheduler import Part, Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.stopping import finish_reason
@@ -35,23 +35,6 @@ class Model(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceOutput:
-    """One sampled token of one choice; the choice has ended when a reason is given or it failed.
-
-    It fails when the model computes NaN or infinity; the token then means nothing.
-    """
-
-    key: str
-    index: int
-    token_id: int
-    finish_reason: FinishReason | None
-    logprobs: TokenLogprobs | None
-    started_s: float  # monotonic clock of the sequence's first step
-    cached_prompt_tokens: int
-    failed: bool = False
-
-
 class Engine:
     """Runs requests together; `step` until `has_work` is False."""
 
@@ -61,14 +44,14 @@ class Engine:
         self._cache = cache
         self._scheduler = Scheduler(config)
         self._sampler = Sampler()
-        self._sequences: dict[str, list[Sequence]] = {}
+        self._duplicates = Duplicates(config.remembered_tokens)
         self._arrivals = 0
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
     @property
     def has_work(self) -> bool:
-        """Whether any sequence is not finished."""
-        return self._scheduler.has_work
+        """Whether any sequence is not finished, or finished and not told to all."""
+        return self._scheduler.has_work or self._duplicates.has_news
 
     @property
     def counters(self) -> EngineCounters:
@@ -86,35 +69,39 @@ class Engine:
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises ValueError for one that could never run to its end."""
-        if request.key in self._sequences:
+        if request.key in self._duplicates:
             raise ValueError(f"request {request.key!r} is in flight already: use another key")
         if not 0 < len(request.prompt_ids) < self.config.sequence_tokens or request.n < 1:
             raise ValueError(
                 f"{len(request.prompt_ids)} prompt tokens and {request.n} choices cannot run: "
                 f"a sequence holds 1 to {self.config.sequence_tokens - 1} prompt tokens"
             )
-        sequences = [Sequence(request, index, self._arrivals) for index in range(request.n)]
+        for index in range(request.n):
+            sequence = self._duplicates.join(request, index, self._arrivals)
+            if sequence is None:
+                self._cached_tokens += len(request.prompt_ids)
+            else:
+                self._scheduler.add(sequence)
         self._arrivals += 1
-        self._sequences[request.key] = sequences
-        for sequence in sequences:
-            self._scheduler.add(sequence)
 
     def cancel(self, key: str) -> None:
         """Forget a request at once; unknown and finished ones are no error."""
-        for sequence in self._sequences.pop(key, []):
+        for sequence in self._duplicates.leave(key):
             self._scheduler.remove(sequence)
 
     def end(self, key: str, index: int) -> None:
         """End one choice after its last token, as when its text holds a stop string."""
-        sequences = self._sequences.get(key, [])
-        for sequence in [s for s in sequences if s.index == index]:
-            self._finish(sequence)
+        for sequence in self._duplicates.leave(key, index):
+            self._scheduler.remove(sequence)
 
     def step(self) -> list[SequenceOutput]:
-        """Run one step: schedule → forward → postprocess."""
+        """Run one step: schedule → forward → postprocess.
+
+        One choice may get several tokens; whoever ends it has to ignore those that follow.
+        """
         parts = self._scheduler.schedule()
         if not parts:
-            return []
+            return self._duplicates.take_news()
         logits = self._model.forward(self._pack(parts), self._cache)
         sampled = self._sampler.sample(logits, [p.sequence for p in parts if p.samples])
         return self._postprocess(parts, sampled)
@@ -122,7 +109,8 @@ class Engine:
     def check_integrity(self) -> None:
         """Raise RuntimeError when the bookkeeping is broken; called by itself when idle."""
         self._scheduler.check_integrity()
-        if not self.has_work and (self._sequences or self._scheduler.blocks_used):
+        self._duplicates.check_integrity()
+        if not self.has_work and (self._duplicates.has_followers or self._scheduler.blocks_used):
             raise RuntimeError("the engine's bookkeeping is broken: idle, but something is held")
 
     def _pack(self, parts: list[Part]) -> PackedInput:
@@ -138,7 +126,6 @@ class Engine:
         return pack_step(segments, self.config.block_tokens)
 
     def _postprocess(self, parts: list[Part], sampled: list[Sampled]) -> list[SequenceOutput]:
-        outputs = []
         tokens = iter(sampled)
         self._steps += 1
         for part in parts:
@@ -146,33 +133,18 @@ class Engine:
             self._scheduler.computed(part)
             self._prompt_tokens += part.length - samples * (part.sequence.num_output_tokens > 0)
             if samples:
-                outputs.append(self._append(part.sequence, next(tokens)))
+                self._append(part.sequence, next(tokens))
+        outputs = self._duplicates.take_news()
         if not self.has_work:
             self.check_integrity()
         return outputs
 
-    def _append(self, sequence: Sequence, sampled: Sampled) -> SequenceOutput:
+    def _append(self, sequence: Sequence, sampled: Sampled) -> None:
         reason = None
         if not sampled.failed:
             sequence.token_ids.append(sampled.token_id)
             self._output_tokens += 1
             reason = finish_reason(sequence, self.config.sequence_tokens)
         if sampled.failed or reason is not None:
-            self._finish(sequence)
-        return SequenceOutput(
-            key=sequence.request.key,
-            index=sequence.index,
-            token_id=sampled.token_id,
-            finish_reason=reason,
-            logprobs=sampled.logprobs,
-            started_s=sequence.started_s or 0.0,
-            cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
-            failed=sampled.failed,
-        )
-
-    def _finish(self, sequence: Sequence) -> None:
-        self._scheduler.remove(sequence)
-        siblings = self._sequences[sequence.request.key]
-        siblings.remove(sequence)
-        if not siblings:
-            del self._sequences[sequence.request.key]
+            self._scheduler.remove(sequence)
+        self._duplicates.append(sequence, sampled, reason)
