@@ -233,9 +233,12 @@ def forward(model: Llama, prompts: Sequence[Sequence[int]], steps: int) -> list[
 
 
 @needs_cpu
-def test_int8_answers_are_the_same_alone_and_among_others(kernels: Kernels, folder: Path) -> None:
+@pytest.mark.parametrize("weights", [Weights.INT8, Weights.INT4])
+def test_answers_are_the_same_alone_and_among_others(
+    kernels: Kernels, folder: Path, weights: Weights
+) -> None:
     reference = make_reference(num_attention_heads=4, num_key_value_heads=2, head_dim=64)
-    model = in_memory(save_reference(reference, folder / "alone"), Weights.INT8, kernels)
+    model = in_memory(save_reference(reference, folder / "alone"), weights, kernels)
     source = random.Random(9)
     prompts = [[source.randrange(97) for _ in range(n)] for n in (1, 5, 17, 40, 33, 16, 8, 21)]
     together = forward(model, prompts, steps=12)

@@ -18,6 +18,7 @@ from worker.llm.convert import QUANTIZED, compute_dtype, linears
 from worker.llm.linear import Linear, build_linear
 from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
 from worker.llm.native.kernels import Kernels
+from worker.llm.native.linear import build_compiled_linear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
 from worker.llm.quantize import stored_layout
 
@@ -68,30 +69,31 @@ def build_model(
     """
     dtype, hidden = compute_dtype(weights), config.hidden_size
     layers = tuple(
-        _build_layer(config, weights, stored, f"layers.{index}")
+        _build_layer(config, weights, stored, f"layers.{index}", kernels)
         for index in range(config.num_layers)
     )
     embedding = _tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
     norm = _tensor(stored, "norm.weight", (hidden,), dtype)
-    held = LlamaWeights(embedding, layers, norm, _build_head(config, weights, stored, embedding))
+    head = _build_head(config, weights, stored, embedding, kernels)
+    held = LlamaWeights(embedding, layers, norm, head)
     if kernels is not None and fits(config, embedding.dtype):
         return Llama(config, held, NativeOperations(config, kernels))
     return Llama(config, held)
 
 
 def _build_layer(
-    config: ModelConfig, weights: Weights, stored: Mapping[str, Tensor], prefix: str
+    config: ModelConfig,
+    weights: Weights,
+    stored: Mapping[str, Tensor],
+    prefix: str,
+    kernels: Kernels | None,
 ) -> DecoderLayer:
     dtype, hidden = compute_dtype(weights), config.hidden_size
-    built = {
-        name: build_linear(
-            _parts(
-                stored, f"{prefix}.{name}", weights, (shape.outputs, shape.inputs), shape.biased
-            ),
-            weights,
-        )
-        for name, shape in linears(config, prefix).items()
-    }
+    built: dict[str, Linear] = {}
+    for name, shape in linears(config, prefix).items():
+        size = (shape.outputs, shape.inputs)
+        parts = _parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
+        built[name] = _build_linear(parts, weights, kernels)
     return DecoderLayer(
         attention_norm=_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
         mlp_norm=_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
@@ -100,14 +102,29 @@ def _build_layer(
 
 
 def _build_head(
-    config: ModelConfig, weights: Weights, stored: Mapping[str, Tensor], embedding: Tensor
+    config: ModelConfig,
+    weights: Weights,
+    stored: Mapping[str, Tensor],
+    embedding: Tensor,
+    kernels: Kernels | None,
 ) -> Linear:
     """The output layer; where it is tied and not quantized, its weight is the embedding."""
     if config.tie_word_embeddings and weights not in QUANTIZED:
         return build_linear({"weight": embedding}, weights)
     parts = _parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
-    # int8 logits come out of integers: rounding them to bf16 would only lose
-    return build_linear(parts, weights, output_dtype=torch.float32)
+    # its sums are integers: rounding them to bf16 would only lose
+    return _build_linear(parts, weights, kernels, torch.float32)
+
+
+def _build_linear(
+    parts: Mapping[str, Tensor],
+    weights: Weights,
+    kernels: Kernels | None,
+    output_dtype: torch.dtype = torch.bfloat16,
+) -> Linear:
+    if kernels is not None and is_compiled_faster(parts["weight"], weights):
+        return build_compiled_linear(kernels, parts, weights, output_dtype)
+    return build_linear(parts, weights, output_dtype=output_dtype)
 
 
 def _parts(

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from models.errors import KernelsUnavailable
 
-SOURCES = ("attention.cpp", "rows.cpp")
+SOURCES = ("attention.cpp", "matmul.cpp", "rows.cpp")
 HEADERS = ("vectors.h",)
-CPU_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
+CPU_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni")
 COMPILERS = ("g++", "c++")  # clang would bring an OpenMP runtime of its own beside PyTorch's
 FLAGS = (
     "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-mfma",
     "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16",
+    "-mavx512vnni",
 )  # fmt: skip
 COMPILE_TIMEOUT_S = 120
 _FOLDER = Path(__file__).parent

@@ -16,6 +16,8 @@ from worker.llm.rows import Rows
 BLOCK_TOKENS = 16  # what the cache layout is made for
 HEAD_DIMS = (64, 128)
 WIDTH_MULTIPLE = 16
+PANEL_OUTPUTS = 32  # of a matmul
+INPUT_MULTIPLE = 4
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int
@@ -25,6 +27,10 @@ _SIGNATURES = {
     "nightshift_gate": [_Pointer] * 5 + [_Int] * 2,
     "nightshift_quantize": [_Pointer] * 3 + [_Int] * 2,
     "nightshift_rotate_and_cache": [_Pointer] * 8 + [_Int] * 4,
+    "nightshift_multiply_int8": [_Pointer] * 7 + [_Int] * 3,
+    "nightshift_multiply_int4": [_Pointer] * 7 + [_Int] * 5,
+    "nightshift_pack_int8": [_Pointer] * 2 + [_Int] * 2,
+    "nightshift_pack_int4": [_Pointer] * 2 + [_Int] * 2,
 }
 
 
@@ -74,6 +80,62 @@ class Kernels:
         output = _new_rows(*x.shape, quantize=True)
         self._library.nightshift_quantize(_address(x, *x.shape), *_outputs(output)[:2], *x.shape)
         return output
+
+    def pack_int8(self, weight: Tensor) -> Tensor:
+        """Weights (N, K) int8 as panels (N', K) uint8, where N' is N filled up."""
+        outputs, inputs = weight.shape
+        if inputs % INPUT_MULTIPLE:
+            raise ValueError(f"weights have {inputs} inputs: give a multiple of {INPUT_MULTIPLE}")
+        panels = torch.empty((filled_outputs(outputs), inputs), dtype=torch.uint8)
+        self._library.nightshift_pack_int8(
+            _address(weight, outputs, inputs, dtype=torch.int8), panels.data_ptr(), outputs, inputs
+        )
+        return panels
+
+    def pack_int4(self, nibbles: Tensor) -> Tensor:
+        """Nibbles (N, K'/2) uint8 as `quantize_linear` stores them; panels (N', K'/2) uint8."""
+        outputs, inputs = nibbles.size(0), nibbles.size(1) * 2
+        if inputs % (2 * INPUT_MULTIPLE):
+            raise ValueError(f"weights have {inputs} inputs: give a multiple of 8")
+        panels = torch.empty((filled_outputs(outputs), inputs // 2), dtype=torch.uint8)
+        self._library.nightshift_pack_int4(
+            _address(nibbles, outputs, inputs // 2, dtype=torch.uint8),
+            panels.data_ptr(), outputs, inputs,
+        )  # fmt: skip
+        return panels
+
+    def multiply_int8(
+        self, x: Rows, panels: Tensor, scales: Tensor, bias: Tensor | None, output: Tensor
+    ) -> None:
+        """output (T, N) bfloat16 or float32 = x Wᵀ + bias for bytes x (T, K); scales (N',)."""
+        rows, outputs = output.shape
+        filled, inputs = panels.shape
+        self._library.nightshift_multiply_int8(
+            *_bytes(x, rows, inputs),
+            _address(panels, filled_outputs(outputs), inputs, dtype=torch.uint8),
+            _address(scales, filled, dtype=torch.float32),
+            None if bias is None else _address(bias, outputs),
+            *_narrow_or_wide(output),
+            rows, inputs, outputs,
+        )  # fmt: skip
+
+    def multiply_int4(
+        self, x: Rows, panels: Tensor, scales: Tensor, bias: Tensor | None, output: Tensor
+    ) -> None:
+        """The same with scales (K'/group, N') bfloat16; x may have fewer than K' columns."""
+        rows, outputs = output.shape
+        inputs, filled = x.values.size(1), panels.size(1) * 2
+        groups = scales.size(0)
+        if not inputs <= filled or inputs % INPUT_MULTIPLE or filled % (groups * 8):
+            raise ValueError(f"{inputs} inputs do not fit weights of {filled} in {groups} groups")
+        self._library.nightshift_multiply_int4(
+            *_bytes(x, rows, inputs),
+            _address(panels, filled_outputs(outputs), filled // 2, dtype=torch.uint8),
+            _address(scales, groups, filled_outputs(outputs)),
+            None if bias is None else _address(bias, outputs),
+            *_narrow_or_wide(output),
+            rows, inputs, outputs, filled, filled // groups,
+        )  # fmt: skip
 
     def rotate_and_cache(
         self,
@@ -148,6 +210,11 @@ def open_kernels(cache: Path | None) -> OpenedKernels:
         return OpenedKernels(None, str(exc))
 
 
+def filled_outputs(outputs: int) -> int:
+    """Outputs filled up to whole panels."""
+    return -(-outputs // PANEL_OUTPUTS) * PANEL_OUTPUTS
+
+
 def _new_rows(rows: int, width: int, *, quantize: bool) -> Rows:
     if width % WIDTH_MULTIPLE:
         raise ValueError(f"rows are {width} wide: give a multiple of {WIDTH_MULTIPLE}")
@@ -172,6 +239,21 @@ def _inputs(rows: Rows, *shape: int) -> tuple[int, int | None]:
     if rows.scale is None:
         return values, None
     return values, _address(rows.scale, shape[0], dtype=torch.float32)
+
+
+def _bytes(x: Rows, rows: int, inputs: int) -> tuple[int, int]:
+    """Quantized rows and their factors."""
+    if x.scale is None:
+        raise ValueError("rows are not quantized: give bytes with a scale")
+    values = _address(x.values, rows, inputs, dtype=torch.uint8)
+    return values, _address(x.scale, rows, dtype=torch.float32)
+
+
+def _narrow_or_wide(output: Tensor) -> tuple[int | None, int | None]:
+    """Where a matmul's result goes, by its type."""
+    if output.dtype is torch.float32:
+        return None, _address(output, *output.shape, dtype=torch.float32)
+    return _address(output, *output.shape), None
 
 
 def _memory(keys: Tensor, values: Tensor, head_dim: int) -> tuple[int, int]:

@@ -1,0 +1,169 @@
+"""The compiled matmuls against exact arithmetic. See tests/llm/test_native_kernels.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.model_key import Weights
+from tests.llm.native_support import needs_cpu
+from tests.llm.tiny_models import in_memory, make_reference, save_reference
+from worker.llm.kv_cache import KVCache
+from worker.llm.linear import Int8Linear, Linear, quantize_activations
+from worker.llm.native import linear as native_linear
+from worker.llm.native.kernels import BLOCK_TOKENS, Kernels
+from worker.llm.native.linear import (
+    CompiledInt4Linear,
+    CompiledInt8Linear,
+    build_compiled_linear,
+    is_compiled_faster,
+)
+from worker.llm.packed import Segment, pack_step
+from worker.llm.quantize import dequantize_int4, quantize_linear
+from worker.llm.rows import Rows
+
+pytestmark = needs_cpu
+
+# outputs, inputs: whole and partial panels, groups of 128, 64 and 32, inputs filled up
+SHAPES = [(96, 256), (33, 64), (100, 192), (1, 96), (130, 36), (64, 1100)]
+QUANTIZED = [Weights.INT8, Weights.INT4]
+
+
+def build(
+    kernels: Kernels,
+    weights: Weights,
+    shape: tuple[int, int],
+    *,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Linear, Tensor]:
+    """A layer of random weights, and the matrix (N, K) that it stands for."""
+    stored = quantize_linear(torch.randn(*shape), weights)
+    if weights is Weights.INT8:
+        matrix = stored["weight"].double() * stored["scale"].double().unsqueeze(1)
+    else:
+        matrix = dequantize_int4(stored["weight"], stored["scale"]).double()[:, : shape[1]]
+    if bias is not None:
+        stored["bias"] = bias
+    return build_compiled_linear(kernels, stored, weights, dtype), matrix
+
+
+def meant(rows: Rows) -> Tensor:
+    assert rows.scale is not None
+    return (rows.values.double() - 128) * rows.scale.double().unsqueeze(1)
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [1, 2, 11, 12, 13, 25, 100])
+def test_the_product_is_exact(
+    kernels: Kernels, weights: Weights, shape: tuple[int, int], rows: int
+) -> None:
+    torch.manual_seed(rows)
+    bias = torch.randn(shape[0]).bfloat16()
+    layer, matrix = build(kernels, weights, shape, bias=bias)
+    x = quantize_activations(torch.randn(rows, shape[1]))
+    expected = meant(x) @ matrix.T + bias.double()
+    assert (layer(x).applied().double() - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_extreme_bytes_do_not_saturate(kernels: Kernels, weights: Weights) -> None:
+    layer, _ = build(kernels, weights, (32, 4096))
+    ones = Rows(torch.full((1, 4096), 255, dtype=torch.uint8), torch.ones(1))
+    least = Rows(torch.full((1, 4096), 1, dtype=torch.uint8), torch.ones(1))
+    assert torch.equal(layer(ones).values, -layer(least).values)
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_a_result_in_bfloat16_is_rounded_once(kernels: Kernels, weights: Weights) -> None:
+    x = quantize_activations(torch.randn(20, 192))
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(3)
+        results.append(build(kernels, weights, (100, 192), dtype=dtype)[0](x).values)
+    assert torch.equal(results[0].bfloat16(), results[1])
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_a_row_does_not_depend_on_its_batch(kernels: Kernels, weights: Weights) -> None:
+    layer, _ = build(kernels, weights, (100, 192))
+    x = quantize_activations(torch.randn(97, 192))
+    together = layer(x).values
+    for row in (0, 40, 96):
+        alone = Rows(x.values[row : row + 1], x.scale[row : row + 1])  # type: ignore[index]
+        assert torch.equal(layer(alone).values[0], together[row])
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_rows_that_are_not_quantized_yet_are(kernels: Kernels, weights: Weights) -> None:
+    layer, _ = build(kernels, weights, (64, 128))
+    x = torch.randn(5, 128).bfloat16()
+    assert torch.equal(layer(Rows(x)).values, layer(quantize_activations(x)).values)
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_a_row_that_is_no_number_stays_one(kernels: Kernels, weights: Weights) -> None:
+    layer, _ = build(kernels, weights, (64, 128))
+    x = Rows(torch.full((2, 128), 130, dtype=torch.uint8), torch.tensor([1.0, float("nan")]))
+    y = layer(x).values
+    assert y[0].isfinite().all()
+    assert y[1].isnan().all()
+
+
+def test_int4_takes_at_most_six_tenths_of_a_byte_per_weight(kernels: Kernels) -> None:
+    layer, matrix = build(kernels, Weights.INT4, (512, 1024))
+    assert layer.weight_bytes <= 0.53 * matrix.numel()
+
+
+def test_rows_and_weights_that_do_not_fit_are_refused(kernels: Kernels) -> None:
+    wide = quantize_activations(torch.randn(2, 256))
+    for weights in QUANTIZED:
+        layer, _ = build(kernels, weights, (64, 128))
+        with pytest.raises(ValueError, match=r"give|fit"):
+            layer(wide)
+        with pytest.raises(ValueError, match="not quantized"):
+            layer(Rows(torch.zeros(1, 128, dtype=torch.uint8)))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        kernels.pack_int8(torch.zeros(32, 30, dtype=torch.int8))
+    with pytest.raises(ValueError, match="multiple of 8"):
+        kernels.pack_int4(torch.zeros(32, 30, dtype=torch.uint8))
+
+
+def test_each_format_has_its_class(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [build(kernels, weights, (32, 64))[0] for weights in QUANTIZED]
+    assert [type(layer) for layer in layers] == [CompiledInt8Linear, CompiledInt4Linear]
+    weight = torch.zeros(32, 64, dtype=torch.int8)
+    assert is_compiled_faster(weight, Weights.INT8)
+    assert not is_compiled_faster(weight[:, :30], Weights.INT8)
+    assert not is_compiled_faster(weight, Weights.BF16)
+    monkeypatch.setattr(native_linear, "cpu_features", lambda: frozenset({"amx_int8"}))
+    assert not is_compiled_faster(weight, Weights.INT8)
+    assert is_compiled_faster(weight, Weights.INT4)
+
+
+def test_it_agrees_with_onednn(kernels: Kernels) -> None:
+    stored = quantize_linear(torch.randn(96, 128), Weights.INT8)
+    layer = build_compiled_linear(kernels, stored, Weights.INT8, torch.float32)
+    other = Int8Linear(stored["weight"], stored["scale"], None, torch.float32)
+    x = torch.randn(30, 128)
+    assert torch.allclose(layer(Rows(x)).values, other(Rows(x)).applied(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_every_linear_of_a_model_is_compiled(
+    kernels: Kernels, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = make_reference(num_attention_heads=4, num_key_value_heads=2, head_dim=64)
+    model = in_memory(save_reference(reference, tmp_path), weights, kernels)
+    calls: list[Tensor] = []
+    name = f"multiply_{weights}"
+    multiply = getattr(kernels, name)
+    monkeypatch.setattr(kernels, name, lambda *given: (calls.append(given[1]), multiply(*given)))
+    cache = KVCache(model.config, 2, BLOCK_TOKENS, model.compute_dtype)
+    model.forward(pack_step([Segment([5, 6, 7], 0, [0], True)], BLOCK_TOKENS), cache)
+    # qkv, output, gate_up and down of each layer, and lm_head
+    assert len(calls) == 4 * model.config.num_layers + 1
