@@ -131,9 +131,10 @@ def _finish(
     began_at = database_time(database)
     if kept:
         say(f"{kept} of {batch.total} requests are kept from an earlier run")
+    forward_s = 0.0
     if not batch.is_terminal:
         with watch.stage(WORK):
-            batch = _generate(database, settings, batch)
+            batch, forward_s = _generate(database, settings, batch)
     with watch.stage("write"):
         failed = _write(database, plan, batch)
     _show(database, plan, batch, failed=failed)
@@ -146,14 +147,18 @@ def _finish(
         model=batch.model,
         figures=figures,
         kept=kept,
+        seconds_forward=forward_s,
         seconds_total=watch.total_s,
         peak_rss_bytes=figures.peak_rss_bytes or 0,
         stage_seconds=watch.stages,
     )
 
 
-def _generate(database: Database, settings: Settings, batch: Batch) -> Batch:
-    """Work on the batch until it ends; a signal leaves with exit code 130 and everything kept."""
+def _generate(database: Database, settings: Settings, batch: Batch) -> tuple[Batch, float]:
+    """Work on the batch until it ends; returns it with the seconds spent in the model's forward.
+
+    A signal leaves with exit code 130 and everything kept.
+    """
     from worker.embedded import EmbeddedWorker
 
     worker = EmbeddedWorker(settings, database, batch.model)
@@ -168,7 +173,7 @@ def _generate(database: Database, settings: Settings, batch: Batch) -> Batch:
         done = batch.completed + batch.failed
         say(f"stopped: {done} of {batch.total} requests are kept; the same command goes on")
         raise typer.Exit(INTERRUPTED)
-    return batch
+    return batch, worker.forward_s
 
 
 def _tell(display: ProgressDisplay, batch: Batch, *, stage: str) -> None:

@@ -27,6 +27,7 @@ class RunSummary:
     model: ModelKey
     figures: BatchFigures
     kept: int
+    seconds_forward: float
     seconds_total: float
     peak_rss_bytes: int
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class RunSummary:
             "output_tokens": figures.output_tokens,
             "tokens_per_second": figures.tokens_per_second,
             "seconds_generate": figures.seconds_generate,
+            "seconds_forward": self.seconds_forward,
             "seconds_total": self.seconds_total,
             "stage_seconds": self._stages(),
             "request_seconds": self._request_seconds(),

@@ -96,6 +96,11 @@ class ActiveWorker:
         """The most memory that an engine of this worker held."""
         return self.runner.supervisor.peak_rss_bytes
 
+    @property
+    def forward_s(self) -> float:
+        """Seconds that the engines of this worker spent in the model's forward."""
+        return self.runner.supervisor.forward_s
+
     def _register(self, ready: Ready) -> None:
         served = ServedModel(
             key=self._model,

@@ -46,6 +46,7 @@ class EmbeddedWorker:
         self._model = model
         self._spawn = spawn
         self.peak_rss_bytes = 0
+        self.forward_s = 0.0
 
     def run_batch(
         self,
@@ -82,6 +83,7 @@ class EmbeddedWorker:
             return get_batch(self._database, batch_id)
         finally:
             self.peak_rss_bytes = max(self.peak_rss_bytes, active.peak_rss_bytes)
+            self.forward_s += active.forward_s
 
     def run_forever(self, should_stop: Callable[[], bool]) -> int:
         """Serve every batch of the model until `should_stop()`; returns the exit code.

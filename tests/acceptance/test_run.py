@@ -86,6 +86,7 @@ def check_summary(figures: dict[str, Any]) -> None:
     assert figures["prompt_tokens"] >= figures["cached_tokens"] >= 0
     assert figures["output_tokens"] > 0
     assert 0 < figures["seconds_generate"] < figures["seconds_total"]
+    assert 0 < figures["seconds_forward"] < figures["seconds_generate"]
     rate = figures["output_tokens"] / figures["seconds_generate"]
     assert figures["tokens_per_second"] == pytest.approx(rate)
     assert figures["peak_rss_bytes"] > 10_000_000

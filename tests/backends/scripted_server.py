@@ -36,7 +36,7 @@ class ScriptedBackend:
 
     @property
     def counters(self) -> EngineCounters:
-        return EngineCounters(self._steps, 0, 0, 0, 0, 0, len(self._waiting), 0)
+        return EngineCounters(self._steps, 0, 0, 0, 0, 0.0, 0, len(self._waiting), 0)
 
     def describe(self) -> Description:
         return Description("scripted", "fp32", "0" * 64, 1, 1, 1, 1, 1, "none")

@@ -150,6 +150,15 @@ def test_progress_comes_without_work_and_counts_what_was_done(engine: EngineProc
     assert engine.seconds_since_sign_of_life < END_S
 
 
+def test_the_figures_are_whole_once_it_has_stopped(tiny_artifact: Path) -> None:
+    with EngineProcess(config_of(tiny_artifact)) as engine:
+        engine.wait_ready(READY_S)
+        assert engine.forward_s == 0
+        add = Add(key="p", prompt=PROMPT, params=DecodingParams(max_tokens=3, ignore_eos=True))
+        generation = generation_of(engine, add)
+    assert 0 < engine.forward_s < generation.timings.total_s
+
+
 def next_progress(engine: EngineProcess) -> Progress:
     deadline = time.monotonic() + END_S
     while time.monotonic() < deadline:
@@ -196,6 +205,7 @@ def test_secrets_are_left_out_of_the_environment() -> None:
     environment = engine_environment(given, threads=3)
     assert not {"HF_TOKEN", "NIGHTSHIFT_DATABASE_URL"} & environment.keys()
     assert (environment["HOME"], environment["OMP_NUM_THREADS"]) == ("/h", "3")
+    assert environment["GOMP_SPINCOUNT"] == "1000"
     assert environment["PYTHONPATH"].endswith(f"{os.pathsep}/p")
 
 

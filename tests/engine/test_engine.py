@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -177,6 +178,20 @@ def test_requests_that_could_never_run_are_refused() -> None:
     engine.add(request("a", [1], 1))
     with pytest.raises(ValueError, match="another key"):
         engine.add(request("a", [1], 1))
+
+
+def test_time_in_the_model_is_counted_apart() -> None:
+    engine, model = small_engine()
+    engine.add(request("a", [1, 2, 3], 4))
+    assert engine.counters.forward_s == 0
+    began_s = time.monotonic()
+    seen = []
+    while engine.has_work:
+        engine.step()
+        seen.append(engine.counters.forward_s)
+    assert len(seen) == len(model.rows_per_step)
+    assert seen == sorted(set(seen))
+    assert 0 < seen[-1] < time.monotonic() - began_s
 
 
 def test_a_cancelled_request_is_gone_at_once_and_others_go_on() -> None:

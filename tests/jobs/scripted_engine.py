@@ -42,6 +42,7 @@ class ScriptedEngine:
     """One engine of a script; satisfies EnginePort."""
 
     peak_rss_bytes = 1000
+    forward_s = 0.5
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -133,6 +134,7 @@ class ScriptedEngine:
             cached_prompt_tokens=0,
             output_tokens=0,
             preemptions=0,
+            forward_s=self.forward_s,
             running=0,
             waiting=len(self._waiting),
             kv_blocks_used=0,

@@ -52,6 +52,7 @@ def test_runs_a_batch_and_tells_how_it_goes(store: JobStore, script: Script) -> 
     counts = [seen.completed for seen in told]
     assert counts == sorted(counts)
     assert worker.peak_rss_bytes > 0
+    assert worker.forward_s == script.engines[0].forward_s
 
 
 def test_a_batch_that_ended_needs_no_engine(store: JobStore, script: Script) -> None:
@@ -99,7 +100,16 @@ def test_other_batches_are_left_alone(store: JobStore, script: Script) -> None:
 def test_two_workers_share_a_batch(store: JobStore, script: Script) -> None:
     batch_id = store.submit(160)
     script.per_turn = 1
+    both_hold_some = threading.Event()
     ends: list[BatchState] = []
+
+    def holds(_prompt: str) -> bool:
+        holders = {chunk.worker_id for chunk in store.chunks(batch_id)} - {None}
+        if len(holders) == 2:
+            both_hold_some.set()
+        return not both_hold_some.is_set()
+
+    script.holds = holds
 
     def work() -> None:
         with connect_database(store.settings.resolved_database_url) as database:

@@ -84,6 +84,7 @@ class Delta(Frozen):
 class Progress(Frozen):
     """A sign of life from the thread that computes: twice a second at work, once when idle.
 
+    One also follows the answer after which nothing is left to do, so the figures are then whole.
     The counters only grow; `prompt_tokens` counts tokens computed, without cached ones.
     """
 
@@ -93,6 +94,7 @@ class Progress(Frozen):
     cached_prompt_tokens: int
     output_tokens: int
     preemptions: int
+    forward_s: float  # in the model's forward
     running: int  # sequences
     waiting: int
     kv_blocks_used: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -66,7 +67,7 @@ class Server:
             self._apply(backend)
             events: list[Frozen] = list(backend.step()) if backend.has_work else []
             events.extend(self._take_refused())
-            if time.monotonic() >= self._progress_at:
+            if time.monotonic() >= self._progress_at or (events and not backend.has_work):
                 events.append(progress_of(backend))
                 self._progress_at = time.monotonic() + _WORKING_PERIOD_S
             self._send(events)
@@ -84,6 +85,7 @@ class Server:
             message = f"the model cannot be loaded ({type(exc).__name__}: {exc}); see the log"
             self._send([Failed(error=EngineError.__name__, message=message)])
             return None
+        gc.freeze()  # looking through all of torch's objects takes longer than a small step
         self._send([ready_of(backend, self._threads, time.monotonic() - begin_s)])
         return backend
 
@@ -190,6 +192,7 @@ def progress_of(backend: Backend) -> Progress:
         cached_prompt_tokens=counters.cached_prompt_tokens,
         output_tokens=counters.output_tokens,
         preemptions=counters.preemptions,
+        forward_s=counters.forward_s,
         running=counters.running,
         waiting=counters.waiting,
         kv_blocks_used=counters.kv_blocks_used,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """The first five only grow."""
+    """The first six only grow."""
 
     steps: int
     prompt_tokens: int  # computed; tokens computed again after a preemption count again
     cached_prompt_tokens: int  # found in the cache, and the prompts of duplicates
     output_tokens: int  # computed: what duplicates are told as well counts once
     preemptions: int
+    forward_s: float  # in the model's forward
     running: int  # sequences
     waiting: int
     kv_blocks_used: int

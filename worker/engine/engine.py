@@ -47,6 +47,7 @@ class Engine:
         self._duplicates = Duplicates(config.remembered_tokens)
         self._arrivals = 0
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+        self._forward_s = 0.0
 
     @property
     def has_work(self) -> bool:
@@ -62,6 +63,7 @@ class Engine:
             cached_prompt_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
             preemptions=self._scheduler.preemptions,
+            forward_s=self._forward_s,
             running=self._scheduler.num_running,
             waiting=self._scheduler.num_waiting,
             kv_blocks_used=self._scheduler.blocks_used,
@@ -102,7 +104,7 @@ class Engine:
         parts = self._scheduler.schedule()
         if not parts:
             return self._duplicates.take_news()
-        logits = self._model.forward(self._pack(parts), self._cache)
+        logits = self._forward(self._pack(parts))
         sampled = self._sampler.sample(logits, [p.sequence for p in parts if p.samples])
         return self._postprocess(parts, sampled)
 
@@ -112,6 +114,12 @@ class Engine:
         self._duplicates.check_integrity()
         if not self.has_work and (self._duplicates.has_followers or self._scheduler.blocks_used):
             raise RuntimeError("the engine's bookkeeping is broken: idle, but something is held")
+
+    def _forward(self, packed: PackedInput) -> Tensor:
+        began_s = time.monotonic()
+        logits = self._model.forward(packed, self._cache)
+        self._forward_s += time.monotonic() - began_s
+        return logits
 
     def _pack(self, parts: list[Part]) -> PackedInput:
         now = time.monotonic()

@@ -22,6 +22,10 @@ class EnginePort(Protocol):
     def peak_rss_bytes(self) -> int:
         """The most memory that the process has held."""
 
+    @property
+    def forward_s(self) -> float:
+        """Seconds in the model's forward so far, as last reported."""
+
     def wait_ready(self, timeout_s: float) -> Ready:
         """Wait for the model; raises ModelError, EngineCrashed or EngineStalled."""
 

@@ -41,6 +41,7 @@ class EngineSupervisor:
         self._is_loading = False
         self._is_abandoned = False
         self._peak_rss_bytes = 0
+        self._forward_s = 0.0
 
     @property
     def engine(self) -> EnginePort:
@@ -54,6 +55,11 @@ class EngineSupervisor:
         """The most memory that any engine process held."""
         current = self._engine.peak_rss_bytes if self._engine else 0
         return max(self._peak_rss_bytes, current)
+
+    @property
+    def forward_s(self) -> float:
+        """Seconds in the model's forward, over all engine processes."""
+        return self._forward_s + (self._engine.forward_s if self._engine else 0.0)
 
     def is_alive(self) -> bool:
         """Whether leases may be renewed: the engine loads, or said something of late."""
@@ -122,6 +128,7 @@ class EngineSupervisor:
             engine.kill()
         else:
             engine.stop()
+        self._forward_s += engine.forward_s  # its last report came while it ended
 
     def _is_stalled(self, engine: EnginePort) -> bool:
         return engine.seconds_since_sign_of_life > self._settings.stall_timeout_s
