@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from models.database import Database
 from models.errors import BrokerUnavailable
@@ -16,7 +17,9 @@ from models.settings import Settings
 from models.store.dispatch import dispatch_chunks, undo_dispatch
 from models.store.sweep import sweep
 from models.store.views import Ring, SweepReport
-from worker.doorbell import Doorbell
+
+if TYPE_CHECKING:  # Celery takes long to import, and not everybody who sweeps has a doorbell
+    from worker.doorbell import Doorbell
 
 _log = logging.getLogger(__name__)
 

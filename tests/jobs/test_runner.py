@@ -91,7 +91,7 @@ def test_finished_requests_wait_for_a_commit_in_bounded_number(
     seen: list[int] = []
     script.on_turn = lambda: seen.append(runner.book.uncommitted)
     runner.serve(until=lambda: len(script.answered) == CHUNK_REQUESTS - 1)
-    assert max(seen) < store.settings.micro_batch_requests // 2
+    assert max(seen) < store.settings.micro_batch_requests
     assert len(store.texts(batch_id)) == CHUNK_REQUESTS - 1
 
 

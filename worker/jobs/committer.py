@@ -45,12 +45,12 @@ class Committer:
         self._oldest_at: float | None = None
 
     def take(self, held: HeldLease, outcome: Outcome) -> None:
-        """Note a finished request; commits when half a micro-batch has come together."""
+        """Note a finished request; commits when a micro-batch has come together."""
         held.finished.append(outcome)
         if self._oldest_at is None:
             self._oldest_at = time.monotonic()
         _log.debug("request finished", extra=_request_fields(held.lease, outcome.idx))
-        if self._book.uncommitted >= max(1, self._settings.micro_batch_requests // 2):
+        if self._book.uncommitted >= self._settings.micro_batch_requests:
             self.commit_all()
 
     def seconds_until_due(self) -> float | None:
@@ -90,7 +90,8 @@ class Committer:
             return
         held.finished.clear()
         held.extend(lease_deadline(sent_at, self._settings))
-        held.cancelled = held.cancelled or receipt.cancelled
+        if receipt.cancelled:
+            self._book.cancel(held.lease.batch_id)
         if receipt.chunk_done:
             self._close(held)
         self._on_commit(held.lease)

@@ -7,14 +7,17 @@ chance one at a time: then a further crash says which request is to blame.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from models.settings import Settings
 from models.store.views import Outcome, QueuedRequest
 from worker.backends.messages import Add, Cancel, Delta, Finished, Progress
 from worker.jobs.committer import Committer
 from worker.jobs.held import HeldLease, LeaseBook, all_running_keys
+from worker.jobs.pace import Pace
 from worker.jobs.supervisor import EngineSupervisor
 
+_MOST_AHEAD = 4  # times what runs at once: what one worker holds, others cannot take
 _QUIET_TIMEOUT_S = 3.0  # a step of the engine ends within this, unless something is wrong
 
 
@@ -33,14 +36,23 @@ class Feeder:
         self._supervisor = supervisor
         self._committer = committer
         self._settings = settings
+        self._pace = Pace()
+
+    @property
+    def low_water(self) -> int:
+        """Unfinished requests below which the engine could run dry before more are claimed.
+
+        A quarter more than run at once; of short ones what finishes during a slow commit.
+        """
+        at_once = self._settings.max_sequences
+        return max(at_once * 5 // 4, min(self._pace.recent, at_once * _MOST_AHEAD))
 
     def feed(self) -> None:
         """Give the engine every waiting request that may run now."""
         for held in self._book.all():
-            room = self._room(held)
-            while held.waiting and room > 0:
-                room -= 1
-                self._send(held, held.waiting.popleft())
+            room = min(self._room(held), len(held.waiting))
+            if room > 0:
+                self._send(held, [held.waiting.popleft() for _ in range(room)])
 
     def collect(self, timeout_s: float) -> None:
         """Wait for answers up to the timeout and note them; raises EngineError."""
@@ -49,6 +61,7 @@ class Feeder:
             self._supervisor.check()
         for event in events:
             self._note(event)
+        self._pace.note(sum(isinstance(event, Finished) for event in events))
 
     def cancel(self, held: HeldLease) -> None:
         """Take back the lease's requests; answers that were on their way are ignored."""
@@ -87,15 +100,18 @@ class Feeder:
             return 0
         return 1 - len(held.running) if self.is_last_chance(held) else len(held.waiting)
 
-    def _send(self, held: HeldLease, request: QueuedRequest) -> None:
-        add = Add(
-            key=held.key(request.idx),
-            prompt=request.prompt,
-            params=request.params,
-            seed=request.seed,
-        )
-        self._supervisor.engine.send(add)
-        held.running[request.idx] = request
+    def _send(self, held: HeldLease, requests: Sequence[QueuedRequest]) -> None:
+        adds = [
+            Add(
+                key=held.key(request.idx),
+                prompt=request.prompt,
+                params=request.params,
+                seed=request.seed,
+            )
+            for request in requests
+        ]
+        self._supervisor.engine.send(*adds)
+        held.running.update((request.idx, request) for request in requests)
 
     def _note(self, event: Finished | Delta | Progress) -> None:
         if not isinstance(event, Finished):

@@ -78,6 +78,11 @@ class LeaseBook:
         held = self._held.get((chunk_id, epoch))
         return None if held is None else (held, idx)
 
+    def cancel(self, batch_id: str) -> None:
+        """Note for all leases of the batch that its answers are no longer wanted."""
+        for held in self.all():
+            held.cancelled = held.cancelled or held.lease.batch_id == batch_id
+
     def holds(self, chunk_id: int) -> bool:
         """Whether any lease on the chunk is held."""
         return any(held.lease.chunk_id == chunk_id for held in self.all())

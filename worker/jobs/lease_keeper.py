@@ -89,5 +89,6 @@ class LeaseKeeper:
             _log.warning("a lease could not be renewed: %s", exc)
             return False
         held.extend(lease_deadline(sent_at, self._settings))
-        held.cancelled = held.cancelled or receipt.cancelled
+        if receipt.cancelled:
+            self._book.cancel(held.lease.batch_id)
         return True

@@ -143,9 +143,8 @@ class ChunkRunner:
                 return
 
     def _wants_more(self) -> bool:
-        low_water = self._settings.max_sequences * 5 // 4
         return (
-            self.book.unfinished < low_water
+            self.book.unfinished < self._feeder.low_water
             and len(self.book) < MAX_LEASES
             and not self._patience.waits
             and not self._until()
