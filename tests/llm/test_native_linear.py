@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -159,11 +160,9 @@ def test_every_linear_of_a_model_is_compiled(
 ) -> None:
     reference = make_reference(num_attention_heads=4, num_key_value_heads=2, head_dim=64)
     model = in_memory(save_reference(reference, tmp_path), weights, kernels)
-    calls: list[Tensor] = []
-    name = f"multiply_{weights}"
-    multiply = getattr(kernels, name)
-    monkeypatch.setattr(kernels, name, lambda *given: (calls.append(given[1]), multiply(*given)))
+    multiply = Mock(wraps=getattr(kernels, f"multiply_{weights}"))
+    monkeypatch.setattr(kernels, f"multiply_{weights}", multiply)
     cache = KVCache(model.config, 2, BLOCK_TOKENS, model.compute_dtype)
     model.forward(pack_step([Segment([5, 6, 7], 0, [0], True)], BLOCK_TOKENS), cache)
     # qkv, output, gate_up and down of each layer, and lm_head
-    assert len(calls) == 4 * model.config.num_layers + 1
+    assert multiply.call_count == 4 * model.config.num_layers + 1
