@@ -4,22 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select, update
+from sqlalchemy.sql.dml import ReturningInsert
 
 from models.clock import db_now
 from models.database import Database
 from models.errors import LeaseLost
 from models.states import AttemptOutcome, ChunkState, ResultStatus
 from models.store.endings import has_result
-from models.store.leases import held_by, hold_lease, is_wanted
+from models.store.leases import IS_HELD, hold_lease, is_wanted, lease_parameters
 from models.store.rows import result_row
 from models.store.transitions import insert_new, move_chunks
 from models.store.views import CommitReceipt, Lease, Outcome
 from models.tables import attempts, batches, chunks, requests, results
 
+_COUNTS: Final = {"n_completed": ResultStatus.OK, "n_failed": ResultStatus.ERROR}
 _TOKENS: Final = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+
+# Put together once, as in models.store.leases.
+_FINISH_CHUNK: Final = (
+    move_chunks(ChunkState.DONE)
+    .where(IS_HELD, ~exists().where(requests.c.chunk_id == bindparam("of_chunk"), ~has_result()))
+    .values(worker_id=None, lease_until=None)
+)
+_BOOK_ATTEMPT: Final = (
+    update(attempts)
+    .where(attempts.c.chunk_id == bindparam("of_chunk"), attempts.c.epoch == bindparam("of_epoch"))
+    .values(n_done=attempts.c.n_done + bindparam("more_done"))
+)
+_END_ATTEMPT: Final = _BOOK_ATTEMPT.values(ended_at=db_now(), outcome=str(AttemptOutcome.DONE))
+_COUNT: Final = (
+    update(batches)
+    .where(batches.c.id == bindparam("of_batch"))
+    .values({name: batches.c[name] + bindparam(f"more_{name}") for name in (*_COUNTS, *_TOKENS)})
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +83,12 @@ def commit_outcomes(
     return database.transact(commit, replayable=True)
 
 
+@cache
+def _insert_new_results(dialect: str) -> ReturningInsert[int]:
+    inserting = insert_new(dialect, results, ("batch_id", "idx"))
+    return inserting.values(created_at=db_now()).returning(results.c.idx)
+
+
 def _was_committed(connection: Connection, lease: Lease, outcomes: Sequence[Outcome]) -> bool:
     """Whether this very commit was the chunk's last and only its reply was lost."""
     done = select(chunks.c.id).where(
@@ -82,44 +109,22 @@ def _insert_results(connection: Connection, lease: Lease, outcomes: Sequence[Out
     if not outcomes:
         return _Inserted([])
     rows = {outcome.idx: result_row(outcome, lease) for outcome in outcomes}
-    statement = (
-        insert_new(connection, results, ("batch_id", "idx"))
-        .values(created_at=db_now())
-        .returning(results.c.idx)
-    )
+    statement = _insert_new_results(connection.dialect.name)
     new = connection.execute(statement, list(rows.values())).scalars()
     return _Inserted([rows[idx] for idx in new])
 
 
 def _finish_chunk(connection: Connection, lease: Lease) -> bool:
-    missing = exists().where(requests.c.chunk_id == lease.chunk_id, ~has_result())
-    statement = (
-        move_chunks(ChunkState.DONE)
-        .where(held_by(lease), ~missing)
-        .values(worker_id=None, lease_until=None)
-    )
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(_FINISH_CHUNK, lease_parameters(lease)).rowcount == 1
 
 
 def _book_attempt(connection: Connection, lease: Lease, *, n_done: int, chunk_done: bool) -> None:
-    values: dict[str, Any] = {"n_done": attempts.c.n_done + n_done}
-    if chunk_done:
-        values |= {"ended_at": db_now(), "outcome": str(AttemptOutcome.DONE)}
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.chunk_id == lease.chunk_id, attempts.c.epoch == lease.epoch)
-        .values(values)
-    )
+    statement = _END_ATTEMPT if chunk_done else _BOOK_ATTEMPT
+    connection.execute(statement, {**lease_parameters(lease), "more_done": n_done})
 
 
 def _count(connection: Connection, lease: Lease, inserted: _Inserted) -> None:
-    counts = {
-        "n_completed": inserted.count(ResultStatus.OK),
-        "n_failed": inserted.count(ResultStatus.ERROR),
-        **{name: inserted.total(name) for name in _TOKENS},
-    }
-    connection.execute(
-        update(batches)
-        .where(batches.c.id == lease.batch_id)
-        .values({name: batches.c[name] + count for name, count in counts.items()})
-    )
+    more = {name: inserted.count(status) for name, status in _COUNTS.items()}
+    more |= {name: inserted.total(name) for name in _TOKENS}
+    parameters = {f"more_{name}": number for name, number in more.items()}
+    connection.execute(_COUNT, {"of_batch": lease.batch_id, **parameters})

@@ -111,7 +111,7 @@ def fail_missing(
     )
     if chunk_id is not None:
         missing = missing.where(requests.c.chunk_id == chunk_id)
-    inserting = insert_new(connection, results, ("batch_id", "idx"))
+    inserting = insert_new(connection.dialect.name, results, ("batch_id", "idx"))
     with whole_batch_join(connection):
         n_failed = connection.execute(inserting.from_select(list(columns), missing)).rowcount
     connection.execute(

@@ -10,7 +10,18 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Select,
+    and_,
+    bindparam,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from models.clock import db_now
 from models.database import Database
@@ -28,6 +39,18 @@ DEFAULT_MAX_CRASHES: Final = 3
 FIRST_BACK_OFF_S: Final = 5.0
 MAX_BACK_OFF_S: Final = 600.0
 _JITTER: Final = 0.2  # of the back-off, either way: chunks do not come back all at once
+
+# What runs with every commit is put together once: that takes longer than SQLite takes to run it.
+# `lease_parameters` fills in the parameters.
+IS_HELD: Final = and_(
+    chunks.c.id == bindparam("of_chunk"),
+    chunks.c.epoch == bindparam("of_epoch"),
+    chunks.c.state == str(ChunkState.LEASED),
+)
+_PROLONG: Final = (
+    update(chunks).where(IS_HELD).values(lease_until=db_now() + bindparam("ttl_s", type_=Double()))
+)
+_BATCH_STATE: Final = select(batches.c.state).where(batches.c.id == bindparam("of_batch"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,27 +161,21 @@ def missing_requests(database: Database, lease: Lease) -> list[QueuedRequest]:
 
 def hold_lease(connection: Connection, lease: Lease, ttl_s: float) -> None:
     """The fence: prolong the lease and lock its chunk, or raise LeaseLost."""
-    statement = update(chunks).where(held_by(lease)).values(lease_until=db_now() + ttl_s)
-    if connection.execute(statement).rowcount != 1:
+    if connection.execute(_PROLONG, {**lease_parameters(lease), "ttl_s": ttl_s}).rowcount != 1:
         raise LeaseLost(
             f"worker {lease.worker_id} lost its lease {lease.epoch} on chunk {lease.chunk_id}: "
             "nothing was written"
         )
 
 
-def held_by(lease: Lease) -> ColumnElement[bool]:
-    """Whether the chunk is still under exactly this lease."""
-    return and_(
-        chunks.c.id == lease.chunk_id,
-        chunks.c.epoch == lease.epoch,
-        chunks.c.state == str(ChunkState.LEASED),
-    )
+def lease_parameters(lease: Lease) -> dict[str, int]:
+    """The parameters of `IS_HELD`: whether the chunk is still under exactly this lease."""
+    return {"of_chunk": lease.chunk_id, "of_epoch": lease.epoch}
 
 
 def is_wanted(connection: Connection, batch_id: str) -> bool:
     """Whether results of the batch are still wanted; read after the chunk is locked."""
-    statement = select(batches.c.state).where(batches.c.id == batch_id)
-    state: str = connection.execute(statement).scalar_one()
+    state: str = connection.execute(_BATCH_STATE, {"of_batch": batch_id}).scalar_one()
     return state == BatchState.IN_PROGRESS
 
 
@@ -247,8 +264,8 @@ def _lease(
 
 
 def _lock_held(connection: Connection, lease: Lease) -> Chunk | None:
-    statement = select(chunks).where(held_by(lease)).with_for_update()
-    row = connection.execute(statement).mappings().first()
+    statement = select(chunks).where(IS_HELD).with_for_update()
+    row = connection.execute(statement, lease_parameters(lease)).mappings().first()
     return None if row is None else chunk_view(row)
 
 

@@ -152,7 +152,9 @@ def _insert_batch(connection: Connection, submission: Submission, batch_id: str)
     file_id = new_id("file-")
     connection.execute(insert(files).values(_file_row(submission, file_id)))
     row = batch_row(submission, batch_id, file_id)
-    statement = insert_new(connection, batches, ("tenant_id", "idempotency_key")).values(row)
+    statement = insert_new(
+        connection.dialect.name, batches, ("tenant_id", "idempotency_key")
+    ).values(row)
     if connection.execute(statement).rowcount == 0:
         raise _AlreadySubmitted
 

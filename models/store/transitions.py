@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Insert, Table, Update, update
+from sqlalchemy import Insert, Table, Update, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from models.clock import db_now
@@ -30,9 +30,9 @@ def move_batches(target: BatchState) -> Update:
     )
 
 
-def insert_new(connection: Connection, table: Table, key: Sequence[str]) -> Insert:
+def insert_new(dialect: str, table: Table, key: Sequence[str]) -> Insert:
     """INSERT that leaves rows alone whose `key` is there already; rowcount tells the new ones."""
-    on_postgresql = connection.dialect.name == "postgresql"
+    on_postgresql = dialect == "postgresql"
     inserting = postgresql.insert(table) if on_postgresql else sqlite.insert(table)
     ignoring = inserting.on_conflict_do_nothing(index_elements=key)
     return ignoring.execution_options(preserve_rowcount=True)

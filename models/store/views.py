@@ -28,7 +28,7 @@ class Submission:
     file_name: str
     file_bytes: int
     body_sha256: str
-    chunk_requests: int = 64
+    chunk_requests: int = 128
     tenant_id: str = DEFAULT_TENANT
     idempotency_key: str | None = None
     priority: int = 0  # higher runs first

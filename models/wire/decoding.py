@@ -20,6 +20,7 @@ from models.wire.strict_json import shown
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 _ALIAS = "max_completion_tokens"
+_NAMES = (*DecodingParams.model_fields, _ALIAS)
 IDENTIFIERS = ("user", "safety_identifier")  # of the caller's own end user: change no answer
 
 # Fields that are known and not supported, with the values at which they change nothing.
@@ -55,7 +56,7 @@ ADVICE: Mapping[str, str] = {
 
 def parameter_names() -> tuple[str, ...]:
     """Every name that a decoding parameter may be given under."""
-    return (*DecodingParams.model_fields, _ALIAS)
+    return _NAMES
 
 
 def read_params(

@@ -5,6 +5,7 @@ Knows nothing of text, processes or time limits. One thread calls all methods.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from worker.engine.sequence import Sequence
 from worker.engine.stopping import finish_reason
 from worker.llm.kv_cache import KVCache
 from worker.llm.packed import PackedInput, Segment, pack_step
+
+_CHECK_PERIOD_S = 1.0
 
 
 class Model(Protocol):
@@ -48,6 +51,7 @@ class Engine:
         self._arrivals = 0
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
         self._forward_s = 0.0
+        self._checked_at = -math.inf
 
     @property
     def has_work(self) -> bool:
@@ -109,7 +113,11 @@ class Engine:
         return self._postprocess(parts, sampled)
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError when the bookkeeping is broken; called by itself when idle."""
+        """Raise RuntimeError when the bookkeeping is broken; called by itself at times when idle.
+
+        It looks at every block, and a small model is idle hundreds of times a second.
+        """
+        self._checked_at = time.monotonic()
         self._scheduler.check_integrity()
         self._duplicates.check_integrity()
         if not self.has_work and (self._duplicates.has_followers or self._scheduler.blocks_used):
@@ -143,7 +151,7 @@ class Engine:
             if samples:
                 self._append(part.sequence, next(tokens))
         outputs = self._duplicates.take_news()
-        if not self.has_work:
+        if not self.has_work and time.monotonic() - self._checked_at >= _CHECK_PERIOD_S:
             self.check_integrity()
         return outputs
 
