@@ -52,7 +52,8 @@ class Sampler:
         if not sequences:
             return []
         largest, tokens = logits.max(-1)  # (R,), NaN where any logit is
-        special = [row for row, sequence in enumerate(sequences) if _is_special(sequence)]
+        likeliest = zip(sequences, tokens.tolist(), strict=True)
+        special = [row for row, likely in enumerate(likeliest) if _is_special(*likely)]
         if special:
             rows = torch.tensor(special)
             tokens[rows] = self._choose(logits[rows], [sequences[row] for row in special])
@@ -173,12 +174,11 @@ def _logprobs(
     return result
 
 
-def _is_special(sequence: Sequence) -> bool:
+def _is_special(sequence: Sequence, likeliest: int) -> bool:
     """Whether anything but the most likely token may be taken."""
     params = sequence.request.sampling
-    return (
-        not params.greedy or params.penalizes or bool(params.logit_bias) or sequence.must_not_stop
-    )
+    may_not_be = likeliest in sequence.request.stop.suppressed_ids and sequence.must_not_stop
+    return not params.greedy or params.penalizes or bool(params.logit_bias) or may_not_be
 
 
 def _uniform(sequence: Sequence) -> float:
