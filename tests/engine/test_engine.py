@@ -194,6 +194,19 @@ def test_time_in_the_model_is_counted_apart() -> None:
     assert 0 < seen[-1] < time.monotonic() - began_s
 
 
+def test_an_engine_that_is_idle_often_checks_itself_at_most_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, _ = small_engine()
+    checks = []
+    monkeypatch.setattr(engine._scheduler, "check_integrity", lambda: checks.append(1))
+    began_s = time.monotonic()
+    for number in range(20):
+        engine.add(request(str(number), [1, number], 1))
+        run(engine)
+    assert 1 <= len(checks) <= 1 + (time.monotonic() - began_s)
+
+
 def test_a_cancelled_request_is_gone_at_once_and_others_go_on() -> None:
     engine, _ = small_engine(max_sequences=2)
     for key in "abcd":
