@@ -11,6 +11,7 @@ from models.database import Database
 from models.errors import InputError, NotFoundError
 from models.model_key import ModelKey, Weights
 from models.store.rows import model_key
+from models.store.transitions import insert_new
 from models.store.views import ServedModel, Worker
 from models.tables import served_models, workers
 
@@ -96,7 +97,9 @@ def register_model(database: Database, model: ServedModel) -> None:
 
     def register(connection: Connection) -> None:
         connection.execute(delete(served_models).where(_is_model(model.key)))
-        connection.execute(insert(served_models).values(values))
+        # Workers that start together register together: the row of whoever is first will do.
+        inserting = insert_new(connection.dialect.name, served_models, ("name", "weights"))
+        connection.execute(inserting.values(values))
 
     database.transact(register, replayable=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import update
 
@@ -43,6 +46,21 @@ def test_a_worker_is_live_from_registering_to_leaving(database: Database) -> Non
     assert live_workers(database, MODEL) == []
     register_worker(database, worker("w1"))
     assert len(live_workers(database, MODEL)) == 1
+
+
+def test_workers_that_start_together_register_the_same_model(database: Database) -> None:
+    keys = [ModelKey(f"model-{number}", Weights.INT8) for number in range(10)]
+    together = threading.Barrier(4, timeout=20)
+
+    def start() -> None:
+        for key in keys:
+            together.wait()
+            register_model(database, served(key))
+
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(start) for _ in range(4)]:
+            started.result()
+    assert {model.key for model in list_models(database)} == set(keys)
 
 
 def test_a_worker_without_a_sign_of_life_is_not_live(database: Database) -> None:
