@@ -57,6 +57,7 @@ RULES = (
         (
             "worker/backends/messages.py",
             "worker/backends/process.py",
+            "worker/backends/process_environment.py",
             "worker/celery_app.py",
             "worker/dispatcher.py",
             "worker/embedded.py",

@@ -18,7 +18,8 @@ from models.errors import ArtifactError, EngineCrashed, EngineStalled
 from models.generation import ChatMessage, ChatPrompt, Generation, TextPrompt
 from models.params import DecodingParams
 from worker.backends.messages import Add, Cancel, Delta, Finished, Progress
-from worker.backends.process import EngineProcess, EngineProcessConfig, engine_environment
+from worker.backends.process import EngineProcess, EngineProcessConfig
+from worker.backends.process_environment import engine_environment
 
 READY_S = 60.0
 ANSWER_S = 30.0

@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from models import errors
 from models.errors import EngineCrashed, EngineStalled, NightshiftError
@@ -39,12 +38,10 @@ from worker.backends.messages import (
     to_line,
 )
 from worker.backends.process_config import EngineProcessConfig
+from worker.backends.process_environment import engine_environment
 
 __all__ = ["EngineProcess", "EngineProcessConfig"]
 
-_PROJECT_ROOT = Path(__file__).resolve().parents[2]
-_SECRET_PREFIXES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE", "NIGHTSHIFT_")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _READ_BYTES = 1 << 18
 _LAST_WORDS_S = 5.0  # reading what a dead process left in the socket takes less than this
 
@@ -270,24 +267,6 @@ def describe_end(process: subprocess.Popen[bytes], *, asked: bool) -> str:
         else "; its log may say why"
     )
     return f"the engine process {process.pid} was killed by {name}{advice}"
-
-
-def engine_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """The engine's environment: no secrets, no network for model files, its thread count."""
-    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET_PREFIXES)}
-    kept.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    paths = [str(_PROJECT_ROOT), *filter(None, [environ.get("PYTHONPATH")])]
-    return kept | {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its stack in the log
-        "PYTHONPATH": os.pathsep.join(paths),
-        # Threads that wait for each other sleep soon. When another program takes a core, spinning
-        # keeps the thread that is waited for from moving to the free one: up to 7 times slower.
-        "GOMP_SPINCOUNT": environ.get("GOMP_SPINCOUNT", "1000"),
-    }
 
 
 def _spawn(config: EngineProcessConfig, channel: socket.socket) -> subprocess.Popen[bytes]:

@@ -22,10 +22,17 @@ constexpr int TILE = 12;
 constexpr int QUAD = 4;                    // inputs of one lane of a dot product
 constexpr int INT8_ZERO = 128, INT4_ZERO = 8;
 constexpr size_t BLOCK_BYTES = 512 << 10;  // rows that share a walk over the panels: half an L2
+constexpr int AHEAD_BYTES = 8192;          // of weights: 5 to 12 % at 60 rows, more with fewer
 
 // With the intrinsic GCC 12 moves sums from register to register: half the speed.
 inline void dot(__m512i& sum, __m512i weights, __m512i activations) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(activations));
+}
+
+// The two vectors at `weights`; it may lie beyond the end.
+inline void prefetch(const uint8_t* weights) {
+  _mm_prefetch(reinterpret_cast<const char*>(weights), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(weights) + 64, _MM_HINT_T0);
 }
 
 struct Rows {  // signed activations, tile by tile as (inputs / 4, rows of the tile, 4)
@@ -69,6 +76,7 @@ struct Int8Weights {
     Sums<ROWS> sums;
     start_sums<ROWS>(sums, rows.sums.data() + first, 1, INT8_ZERO);
     for (int q = 0; q < rows.quads; q++, weights += PANEL * QUAD, activations += ROWS) {
+      prefetch(weights + AHEAD_BYTES);
       const __m512i pair[VECTORS] = {_mm512_loadu_si512(weights), _mm512_loadu_si512(weights + 64)};
       add_quad<ROWS>(sums, pair, activations);
     }
@@ -97,6 +105,7 @@ struct Int4Weights {
       Sums<ROWS> sums;
       start_sums<ROWS>(sums, row_sums + g, rows.groups, INT4_ZERO);
       for (int q = 0; q < group_quads; q += 2, weights += PANEL * QUAD, activations += 2 * ROWS) {
+        prefetch(weights + AHEAD_BYTES);
         const __m512i a = _mm512_loadu_si512(weights), b = _mm512_loadu_si512(weights + 64);
         const __m512i low[VECTORS] = {_mm512_and_si512(a, nibble), _mm512_and_si512(b, nibble)};
         add_quad<ROWS>(sums, low, activations);
