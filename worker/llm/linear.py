@@ -2,6 +2,7 @@
 
 Each is built from the tensors that `quantize.py` stored and packs them for its kernel; none knows
 files. No result depends on another row of the same call for int8: its sums are exact integers.
+These run on every machine; `native/linear.py` has those of the compiled kernels.
 """
 
 from __future__ import annotations

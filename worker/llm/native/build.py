@@ -68,6 +68,11 @@ def cpu_features() -> frozenset[str]:
     return frozenset()
 
 
+def has_amx() -> bool:
+    """Whether oneDNN multiplies int8 several times faster here than VNNI can."""
+    return "amx_int8" in cpu_features()
+
+
 def _check_cpu() -> None:
     missing = [name for name in CPU_FEATURES if name not in cpu_features()]
     if missing:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.model_key import Weights
 from worker.llm.linear import Linear, quantize_activations
-from worker.llm.native.build import cpu_features
+from worker.llm.native.build import has_amx
 from worker.llm.native.kernels import INPUT_MULTIPLE, Kernels, filled_outputs
 from worker.llm.rows import Rows
 
@@ -87,10 +87,10 @@ class CompiledInt4Linear:
 def is_compiled_faster(weight: Tensor, weights: Weights) -> bool:
     """Whether the stored weight should be multiplied by the layers of this module.
 
-    With AMX oneDNN multiplies int8 several times faster than VNNI can; it has no kernel for int4.
+    With AMX oneDNN is the faster one for int8; it has no kernel for int4.
     """
     if weights is Weights.INT8:
-        return "amx_int8" not in cpu_features() and weight.size(1) % INPUT_MULTIPLE == 0
+        return not has_amx() and weight.size(1) % INPUT_MULTIPLE == 0
     return weights is Weights.INT4
 
 
