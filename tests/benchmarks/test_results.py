@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.prepare import PROJECT
 from benchmarks.results import read_document, write_document
 from benchmarks.tables import render, rows_of, share_of_limit
 from tests.benchmarks.documents import document, trial
@@ -16,6 +17,15 @@ def test_a_document_survives_its_file(tmp_path: Path) -> None:
     write_document(written, tmp_path / "results.json")
     assert read_document(tmp_path / "results.json") == written
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_the_documented_tables_are_those_of_the_results() -> None:
+    text = (PROJECT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    files = sorted((PROJECT / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for path in files:
+        assert render(read_document(path)) in text
+        assert path.relative_to(PROJECT).as_posix() in text
 
 
 def test_a_file_with_unknown_fields_is_refused(tmp_path: Path) -> None:
