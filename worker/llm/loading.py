@@ -18,7 +18,7 @@ from worker.llm.convert import QUANTIZED, compute_dtype, linears
 from worker.llm.linear import Linear, build_linear
 from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
 from worker.llm.native.kernels import Kernels
-from worker.llm.native.linear import build_compiled_linear, is_compiled_faster
+from worker.llm.native.linear import CompiledLinear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
 from worker.llm.quantize import stored_layout
 
@@ -123,7 +123,7 @@ def _build_linear(
     output_dtype: torch.dtype = torch.bfloat16,
 ) -> Linear:
     if kernels is not None and is_compiled_faster(parts["weight"], weights):
-        return build_compiled_linear(kernels, parts, weights, output_dtype)
+        return CompiledLinear(kernels, parts, weights, output_dtype)
     return build_linear(parts, weights, output_dtype=output_dtype)
 
 
