@@ -7,4 +7,4 @@ import pytest
 from worker.llm.native.build import CPU_FEATURES, cpu_features
 
 HAVE_CPU = cpu_features().issuperset(CPU_FEATURES)
-needs_cpu = pytest.mark.skipif(not HAVE_CPU, reason="this CPU lacks AVX512_BF16 or VNNI")
+needs_cpu = pytest.mark.skipif(not HAVE_CPU, reason="this CPU has no AVX512_BF16 or no VNNI")
