@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := cli models worker benchmarks tests tools
+CODE := api cli models worker benchmarks tests tools
 PYTHON ?=
 TORCH_INDEX ?=
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
@@ -25,7 +25,7 @@ install: $(VENV)/.installed  ## create .venv and install the project with its pi
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@tools/create_venv.sh $(VENV) $(PYTHON)
 	@echo "Installing into $(VENV): torch alone is some 200 MB, this can take minutes."
-	$(PIP_INSTALL) --editable '.[worker,dev]'
+	$(PIP_INSTALL) --editable '.[worker,api,dev]'
 	@touch $@
 
 # The demo keeps its database and registry in the checkout, not in the user's data folder.

@@ -146,7 +146,7 @@ def _finish(
     figures = batch_figures(database, batch.id, began_at)
     return RunSummary(
         batch_id=batch.id,
-        model=batch.model,
+        model=batch.known_model,
         figures=figures,
         kept=kept,
         seconds_forward=forward_s,
@@ -163,7 +163,7 @@ def _generate(database: Database, settings: Settings, batch: Batch) -> tuple[Bat
     """
     from worker.embedded import EmbeddedWorker
 
-    worker = EmbeddedWorker(settings, database, batch.model)
+    worker = EmbeddedWorker(settings, database, batch.known_model)
     with stop_on_signals() as stop, progress_display() as display:
         _tell(display, batch, stage=LOADING)
         batch = worker.run_batch(

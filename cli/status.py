@@ -108,7 +108,11 @@ def _row(batch: Batch) -> tuple[str, ...]:
     done = batch.completed + batch.failed
     counts = (str(done), str(batch.total), str(batch.failed))
     created = format_time(batch.created_at)
-    return (batch.id, str(batch.state), str(batch.model), *counts, created)
+    return (batch.id, str(batch.state), _model(batch), *counts, created)
+
+
+def _model(batch: Batch) -> str:
+    return "-" if batch.model is None else str(batch.model)
 
 
 def _show(database: Database, batch: Batch, *, as_json: bool) -> None:
@@ -123,7 +127,7 @@ def _show(database: Database, batch: Batch, *, as_json: bool) -> None:
         [
             ("batch", batch.id),
             ("state", str(batch.state)),
-            ("model", str(batch.model)),
+            ("model", _model(batch)),
             ("requests", f"{done} of {batch.total}, {batch.failed} failed"),
             ("tokens", f"{batch.prompt_tokens} prompt, {batch.output_tokens} output"),
             ("tokens/s", rate),

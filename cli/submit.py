@@ -74,7 +74,7 @@ def ring_for(settings: Settings, database: Database, batch: Batch) -> None:
 
     A broker that is away costs a warning: the workers' dispatchers ring again.
     """
-    if settings.broker_url is None or batch.is_terminal:
+    if settings.broker_url is None or batch.model is None or batch.is_terminal:
         return
     from worker.celery_app import create_app
     from worker.dispatcher import Dispatcher

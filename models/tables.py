@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -47,6 +48,17 @@ files: Final = Table(
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
+    Column("status", Text, nullable=False, server_default="processed"),  # or `uploading`
+    Column("deleted_at", Double),
+    Index(None, "tenant_id", "created_at"),
+)
+
+file_parts: Final = Table(
+    "file_parts",  # an uploaded file's bytes; all parts but the last are of one size
+    metadata,
+    Column("file_id", Text, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # from 0
+    Column("content", LargeBinary, nullable=False),
 )
 
 batches: Final = Table(
@@ -58,7 +70,7 @@ batches: Final = Table(
     Column("idempotency_key", Text),
     Column("body_sha256", Text, nullable=False),
     Column("endpoint", Text, nullable=False),
-    Column("model_name", Text, nullable=False),
+    Column("model_name", Text, nullable=False),  # empty: no line could name one
     Column("weights", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("priority", Integer, nullable=False),  # higher runs first
@@ -81,6 +93,10 @@ batches: Final = Table(
     Column("cancelled_at", Double),
     Column("expired_at", Double),
     Column("expires_at", Double),
+    Column("paused_at", Double),
+    Column("repeat_until", Double),  # until then a first POST alike is this batch's own
+    Column("validator_id", Text),
+    Column("validator_until", Double),
     UniqueConstraint("tenant_id", "idempotency_key"),
     Index(None, "tenant_id", "created_at"),
     Index(None, "state", "model_name", "weights"),
@@ -165,6 +181,20 @@ results: Final = Table(
     ),
 )
 
+commits: Final = Table(
+    "commits",  # which results came when: what a reader follows
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    # Results of the batch before this commit: they come in the order in which they can be seen.
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("idxs", JSON(none_as_null=True), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("worker_id", Text),
+    Column("committed_at", Double, nullable=False),
+    Index(None, "committed_at"),
+)
+
 attempts: Final = Table(
     "attempts",  # the audit trail: every lease that ever was
     metadata,
@@ -216,4 +246,49 @@ served_models: Final = Table(
     Column("context_tokens", Integer, nullable=False),
     Column("source", Text, nullable=False),  # repository or folder, with its commit
     Column("registered_at", Double, nullable=False),
+)
+
+api_keys: Final = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("secret_sha256", Text, nullable=False),
+    Column("scopes", JSON(none_as_null=True), nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("max_queued_requests", Integer),
+    Column("max_queued_bytes", BigInteger),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("last_used_at", Double),
+)
+
+webhooks: Final = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", Text, nullable=False),  # whsec_<base64>; signing needs it as it is
+    Column("events", JSON(none_as_null=True), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "tenant_id"),
+)
+
+deliveries: Final = Table(
+    "deliveries",  # one row per event and webhook, until it is delivered or given up
+    metadata,
+    Column("id", Text, primary_key=True),  # the event's id: the same at every attempt
+    Column("webhook_id", Text, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("event", Text, nullable=False),
+    Column("batch_id", Text, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("last_error", Text),
+    UniqueConstraint("webhook_id", "batch_id", "event"),
+    Index(None, "ended_at", "not_before"),
 )

@@ -23,6 +23,8 @@ def release_leases_of_the_dead(database: Database, batch_id: str) -> None:
     if database.dialect != "sqlite":
         return
     model = get_batch(database, batch_id).model
+    if model is None:  # still validated: it has no chunks
+        return
     for chunk in list_chunks(database, batch_id):
         if chunk.state is ChunkState.LEASED and _is_dead_here(chunk.worker_id):
             lease = _lease_of(chunk, model)

@@ -219,6 +219,7 @@ def _select_batch(batch_id: str, tenant_id: str | None = None) -> Select[*tuple[
 
 
 def wants_results() -> ColumnElement[bool]:
-    """Whether the batch of the enclosing query is to be worked on."""
+    """Whether chunks of the batch of the enclosing query are to be claimed."""
     due = or_(batches.c.expires_at.is_(None), batches.c.expires_at > db_now())
-    return and_(batches.c.state == str(BatchState.IN_PROGRESS), due)
+    in_progress = batches.c.state == str(BatchState.IN_PROGRESS)
+    return and_(in_progress, batches.c.paused_at.is_(None), due)

@@ -14,6 +14,7 @@ from models.clock import db_now
 from models.database import Database
 from models.errors import LeaseLost
 from models.states import AttemptOutcome, ChunkState, ResultStatus
+from models.store.commit_log import log_commit
 from models.store.endings import has_result
 from models.store.leases import IS_HELD, hold_lease, is_wanted, lease_parameters
 from models.store.rows import result_row
@@ -77,6 +78,7 @@ def commit_outcomes(
         done = _finish_chunk(connection, lease)
         _book_attempt(connection, lease, n_done=len(inserted.rows), chunk_done=done)
         _count(connection, lease, inserted)
+        _log(connection, lease, inserted)
         cancelled = not is_wanted(connection, lease.batch_id)
         return CommitReceipt(chunk_done=done, cancelled=cancelled, inserted=len(inserted.rows))
 
@@ -128,3 +130,14 @@ def _count(connection: Connection, lease: Lease, inserted: _Inserted) -> None:
     more |= {name: inserted.total(name) for name in _TOKENS}
     parameters = {f"more_{name}": number for name, number in more.items()}
     connection.execute(_COUNT, {"of_batch": lease.batch_id, **parameters})
+
+
+def _log(connection: Connection, lease: Lease, inserted: _Inserted) -> None:
+    log_commit(
+        connection,
+        lease.batch_id,
+        [row["idx"] for row in inserted.rows],
+        prompt_tokens=inserted.total("prompt_tokens"),
+        output_tokens=inserted.total("output_tokens"),
+        worker_id=lease.worker_id,
+    )

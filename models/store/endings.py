@@ -22,6 +22,7 @@ from sqlalchemy import (
 from models.clock import db_now
 from models.generation import Refusal
 from models.states import AttemptOutcome, ChunkState, ResultStatus
+from models.store.commit_log import log_commit
 from models.store.joins import whole_batch_join
 from models.store.transitions import insert_new, move_chunks
 from models.store.views import Chunk
@@ -112,14 +113,16 @@ def fail_missing(
     if chunk_id is not None:
         missing = missing.where(requests.c.chunk_id == chunk_id)
     inserting = insert_new(connection.dialect.name, results, ("batch_id", "idx"))
+    filling = inserting.from_select(list(columns), missing).returning(results.c.idx)
     with whole_batch_join(connection):
-        n_failed = connection.execute(inserting.from_select(list(columns), missing)).rowcount
+        failed = sorted(connection.execute(filling).scalars())
     connection.execute(
         update(batches)
         .where(batches.c.id == batch_id)
-        .values(n_failed=batches.c.n_failed + n_failed)
+        .values(n_failed=batches.c.n_failed + len(failed))
     )
-    return n_failed
+    log_commit(connection, batch_id, failed)
+    return len(failed)
 
 
 def has_result() -> ColumnElement[bool]:

@@ -5,7 +5,7 @@ Readable at any time, also while the batch runs. Must not know output formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
@@ -54,9 +54,13 @@ def records_except(database: Database, batch_id: str, known: Set[int]) -> Iterat
     with database.read() as connection:
         fresh = sorted(set(connection.execute(finished).scalars()) - known)
     for start in range(0, len(fresh), _ROWS_PER_PAGE):
-        page = results.c.idx.in_(fresh[start : start + _ROWS_PER_PAGE])
-        of_page = select(results).where(results.c.batch_id == batch_id, page)
-        yield from _read_page(database, of_page.order_by(results.c.idx))
+        yield from records_of(database, batch_id, fresh[start : start + _ROWS_PER_PAGE])
+
+
+def records_of(database: Database, batch_id: str, idxs: Sequence[int]) -> list[RequestRecord]:
+    """The requests of these numbers that have a result, by idx; some hundreds at a time."""
+    of_page = select(results).where(results.c.batch_id == batch_id, results.c.idx.in_(idxs))
+    return _read_page(database, of_page.order_by(results.c.idx))
 
 
 def database_time(database: Database) -> float:

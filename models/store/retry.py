@@ -56,7 +56,7 @@ def retry_batch(
 
 def _submission(old: Batch) -> Submission:
     return Submission(
-        model=old.model,
+        model=old.known_model,
         endpoint=old.endpoint,
         file_name="",  # the file is the old batch's
         file_bytes=0,

@@ -35,7 +35,7 @@ def model_key(row: Row) -> ModelKey:
 def batch_view(row: Row) -> Batch:
     """A row of batches."""
     special = {
-        "model": model_key(row),
+        "model": model_key(row) if row["model_name"] else None,
         "state": BatchState(row["state"]),
         "errors": tuple(BatchError(**error) for error in row["errors"] or ()),
         "total": row["n_total"],

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import islice
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,35 +19,17 @@ from models.database import Database
 from models.errors import IdempotencyConflict, InputFileError
 from models.states import BatchState
 from models.store.batches import finalize_batch, get_batch
+from models.store.commit_log import log_commit
+from models.store.lines import Tally, grouped, insert_lines
 from models.store.plan import plan_chunks
-from models.store.prompts import prefix_key, prompt_chars, prompt_value
-from models.store.rows import no_result, refusal_columns, storable
 from models.store.transitions import insert_new, move_batches
-from models.store.views import Batch, BatchError, Submission, Submitted
-from models.tables import batches, files, requests, results
-from models.wire.lines import AcceptedLine, Line, RefusedLine
-
-_LINES_PER_INSERT: Final = 1000
-_MAX_ERRORS: Final = 100  # kept of a batch that failed validation
-_NOT_JSON: Final = "invalid_json_line"
+from models.store.views import Batch, Submission, Submitted
+from models.tables import batches, files
+from models.wire.lines import Line
 
 
 class _AlreadySubmitted(Exception):
     """Rolls back: another submission with this idempotency key was faster."""
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What was streamed in so far."""
-
-    accepted: int = 0
-    refused: int = 0
-    not_json: int = 0
-    errors: list[BatchError] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        return self.accepted + self.refused
 
 
 def submit_batch(database: Database, submission: Submission, lines: Iterable[Line]) -> Submitted:
@@ -85,22 +66,51 @@ def new_id(prefix: str) -> str:
 
 
 def batch_row(submission: Submission, batch_id: str, file_id: str) -> dict[str, Any]:
-    """The row of a batch that has nothing yet."""
-    window_s = submission.completion_window_s
+    """The row of a submitted batch that has nothing yet."""
+    values = batch_values(
+        batch_id=batch_id,
+        tenant_id=submission.tenant_id,
+        file_id=file_id,
+        idempotency_key=submission.idempotency_key,
+        body_sha256=submission.body_sha256,
+        endpoint=submission.endpoint,
+        priority=submission.priority,
+        completion_window_s=submission.completion_window_s,
+        metadata=submission.metadata,
+    )
+    model = submission.model
+    named = {"model_name": model.name, "weights": str(model.weights)}
+    return values | named | ({} if submission.seed is None else {"seed": submission.seed})
+
+
+def batch_values(
+    *,
+    batch_id: str,
+    tenant_id: str,
+    file_id: str,
+    idempotency_key: str | None,
+    body_sha256: str,
+    endpoint: str,
+    priority: int,
+    completion_window_s: float | None,
+    metadata: Mapping[str, str],
+) -> dict[str, Any]:
+    """The row of a batch that has no model and no requests yet."""
+    window_s = completion_window_s
     return {
         "id": batch_id,
-        "tenant_id": submission.tenant_id,
+        "tenant_id": tenant_id,
         "file_id": file_id,
-        "idempotency_key": submission.idempotency_key,
-        "body_sha256": submission.body_sha256,
-        "endpoint": submission.endpoint,
-        "model_name": submission.model.name,
-        "weights": str(submission.model.weights),
+        "idempotency_key": idempotency_key,
+        "body_sha256": body_sha256,
+        "endpoint": endpoint,
+        "model_name": "",
+        "weights": "",
         "state": str(BatchState.VALIDATING),
-        "priority": submission.priority,
-        "seed": secrets.randbits(63) if submission.seed is None else submission.seed,
+        "priority": priority,
+        "seed": secrets.randbits(63),
         "completion_window_s": window_s,
-        "metadata": dict(submission.metadata),
+        "metadata": dict(metadata),
         "n_total": 0,
         "n_completed": 0,
         "n_failed": 0,
@@ -134,12 +144,14 @@ def _find(database: Database, submission: Submission) -> Batch | None:
 
 def _store(
     database: Database, submission: Submission, lines: Iterable[Line], batch_id: str
-) -> _Tally:
-    tally = _Tally()
+) -> Tally:
+    tally = Tally()
     with database.begin() as connection:
         _insert_batch(connection, submission, batch_id)
-        for group in _groups(lines):
-            _insert_lines(connection, batch_id, group, tally)
+        for group in grouped(lines):
+            insert_lines(connection, batch_id, tally.total, group)
+            for line in group:
+                tally.count(line)
         if tally.total == 0:
             raise InputFileError("the input has no requests", code="empty_file")
         limit = submission.chunk_requests
@@ -171,75 +183,18 @@ def _file_row(submission: Submission, file_id: str) -> dict[str, Any]:
     }
 
 
-def _groups(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    """A bounded number of lines at a time: a file never lies in memory as a whole."""
-    remaining = iter(lines)
-    while group := list(islice(remaining, _LINES_PER_INSERT)):
-        yield group
-
-
-def _insert_lines(connection: Connection, batch_id: str, lines: list[Line], tally: _Tally) -> None:
-    request_rows: list[dict[str, Any]] = []
-    result_rows: list[dict[str, Any]] = []
-    for line in lines:
-        key = {"batch_id": batch_id, "idx": tally.total}
-        if isinstance(line, AcceptedLine):
-            request_rows.append(key | _accepted_row(line))
-            tally.accepted += 1
-        else:
-            request_rows.append(key | _refused_row(line))
-            result_rows.append(no_result() | key | refusal_columns(line.refusal))
-            _count_refused(tally, line)
-    connection.execute(insert(requests), request_rows)
-    if result_rows:
-        at_once = {"epoch": 0, "attempt": 0, "created_at": db_now()}
-        connection.execute(insert(results).values(at_once), result_rows)
-
-
-def _accepted_row(line: AcceptedLine) -> dict[str, Any]:
-    return {
-        "line_number": line.line_number,
-        "accepted": True,
-        "custom_id": line.custom_id,
-        "prompt_kind": line.prompt.kind,
-        "prompt": prompt_value(line.prompt),
-        "params": line.params.model_dump(mode="json", exclude_defaults=True),
-        "prefix_key": prefix_key(line.prompt),
-        "prompt_chars": prompt_chars(line.prompt),
-    }
-
-
-def _refused_row(line: RefusedLine) -> dict[str, Any]:
-    return {
-        "line_number": line.line_number,
-        "accepted": False,
-        "custom_id": None if line.custom_id is None else storable(line.custom_id),
-        "prompt_kind": None,
-        "prompt": None,
-        "params": None,
-        "prefix_key": None,
-        "prompt_chars": None,
-    }
-
-
-def _count_refused(tally: _Tally, line: RefusedLine) -> None:
-    refusal = line.refusal
-    tally.refused += 1
-    tally.not_json += refusal.code == _NOT_JSON
-    if len(tally.errors) < _MAX_ERRORS:
-        message = storable(refusal.message)
-        tally.errors.append(
-            BatchError(
-                code=refusal.code, message=message, param=refusal.param, line=line.line_number
-            )
-        )
-
-
-def _seal(connection: Connection, batch_id: str, tally: _Tally) -> None:
-    counts = {"n_total": tally.total, "n_failed": tally.refused}
+def _seal(connection: Connection, batch_id: str, tally: Tally) -> None:
+    counts = {"n_total": tally.total, "n_failed": len(tally.refused)}
     of_batch = batches.c.id == batch_id
     connection.execute(update(batches).where(of_batch).values(counts))
-    if tally.not_json == tally.total:
+    log_commit(connection, batch_id, tally.refused)
+    end_validation(connection, batch_id, tally)
+
+
+def end_validation(connection: Connection, batch_id: str, tally: Tally) -> None:
+    """All lines are stored and planned: the batch runs, or has failed with its errors."""
+    of_batch = batches.c.id == batch_id
+    if tally.is_hopeless:
         errors = [asdict(error) for error in tally.errors]
         connection.execute(move_batches(BatchState.FAILED).where(of_batch).values(errors=errors))
     else:

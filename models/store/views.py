@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from models.errors import StateError
 from models.generation import Generation, Prompt, Refusal
 from models.model_key import ModelKey
 from models.params import DecodingParams
@@ -57,7 +58,7 @@ class Batch:
     idempotency_key: str | None
     body_sha256: str
     endpoint: str
-    model: ModelKey
+    model: ModelKey | None  # None until a line has named one
     state: BatchState
     priority: int
     seed: int
@@ -79,6 +80,7 @@ class Batch:
     cancelled_at: float | None
     expired_at: float | None
     expires_at: float | None
+    paused_at: float | None
 
     @property
     def remaining(self) -> int:
@@ -89,6 +91,13 @@ class Batch:
     def is_terminal(self) -> bool:
         """Whether nothing about the batch will change any more."""
         return is_terminal(self.state)
+
+    @property
+    def known_model(self) -> ModelKey:
+        """The model of a batch that has chunks or answers; raises StateError before."""
+        if self.model is None:
+            raise StateError(f"batch {self.id} is {self.state} and has no model yet")
+        return self.model
 
 
 @dataclass(frozen=True, slots=True)

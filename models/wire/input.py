@@ -60,7 +60,7 @@ def read_lines(
         system=system,
     )
     limits = limits or InputLimits()
-    return _parsed(path, _records(path, limits), RequestParser(rules), limits)
+    return parse_records(_records(path, limits), RequestParser(rules), limits, name=str(path))
 
 
 def _records(path: Path, limits: InputLimits) -> Iterator[Record]:
@@ -73,13 +73,14 @@ def _records(path: Path, limits: InputLimits) -> Iterator[Record]:
     return chain([first], records)
 
 
-def _parsed(
-    path: Path, records: Iterator[Record], parser: RequestParser, limits: InputLimits
+def parse_records(
+    records: Iterator[Record], parser: RequestParser, limits: InputLimits, *, name: str
 ) -> Iterator[Line]:
+    """The line of each record; raises InputFileError, which calls the file `name`, for too many."""
     for count, record in enumerate(records, 1):
         if count > limits.max_requests:
             raise InputFileError(
-                f"{path} has more than {limits.max_requests} requests; split it, or raise "
+                f"{name} has more than {limits.max_requests} requests; split it, or raise "
                 "NIGHTSHIFT_MAX_FILE_REQUESTS",
                 code="file_too_large",
                 line=record.line_number,

@@ -82,7 +82,7 @@ def batch_object(
         "id": batch.id,
         "object": "batch",
         "endpoint": batch.endpoint,
-        "model": batch.model.name,
+        "model": None if batch.model is None else batch.model.name,
         "errors": _errors(batch),
         "input_file_id": batch.file_id,
         "completion_window": window_text(batch.completion_window_s),
@@ -100,7 +100,8 @@ def batch_object(
         "nightshift": {
             "eta_seconds": eta_s,
             "tokens_per_second": tokens_per_second,
-            "weights": str(batch.model.weights),
+            "weights": None if batch.model is None else str(batch.model.weights),
+            "paused": batch.paused_at is not None,
         },
     }
 
@@ -135,10 +136,10 @@ def _answer(record: RequestRecord, generation: Generation, batch: Batch) -> Json
         "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{_unique(record)}",
         "object": "chat.completion" if is_chat else "text_completion",
         "created": int(record.created_at),
-        "model": batch.model.name,
+        "model": batch.known_model.name,
         "choices": [choice(item) for item in generation.choices],
         "usage": _usage(generation),
-        "system_fingerprint": _fingerprint(batch.model),
+        "system_fingerprint": _fingerprint(batch.known_model),
         "nightshift": {
             "timings": generation.timings.model_dump(),
             "attempt": record.attempt,

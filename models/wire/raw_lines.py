@@ -45,15 +45,15 @@ def check_input_file(path: Path, limits: InputLimits) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise InputFileError(f"{path} is not a regular file; write the requests into one first")
     if status.st_size > limits.max_file_bytes:
-        raise too_many_bytes(path, limits)
+        raise too_many_bytes(str(path), limits)
     if status.st_size == 0:
         raise InputFileError(f"{path} is empty; give one request per line", code="empty_file")
 
 
-def too_many_bytes(path: Path, limits: InputLimits) -> InputFileError:
+def too_many_bytes(name: str, limits: InputLimits) -> InputFileError:
     """The error of a file that is over the limit."""
     return InputFileError(
-        f"{path} has more than {limits.max_file_bytes} bytes; split it, or raise "
+        f"{name} has more than {limits.max_file_bytes} bytes; split it, or raise "
         "NIGHTSHIFT_MAX_FILE_BYTES",
         code="file_too_large",
     )
@@ -65,14 +65,19 @@ def read_raw_lines(path: Path, limits: InputLimits) -> Iterator[RawLine]:
     Raises InputFileError when the file cannot be read or has too many bytes after unpacking.
     """
     with file_errors(path), open_input(path) as stream:
-        used_bytes = 0
-        for number, (data, line_bytes) in enumerate(_pieces(stream, limits), 1):
-            used_bytes += line_bytes
-            if used_bytes > limits.max_file_bytes:
-                raise too_many_bytes(path, limits)
-            if number == 1 and data is not None:
-                data = data.removeprefix(_BOM)
-            yield RawLine(number, data)
+        yield from split_raw_lines(stream, limits, name=str(path))
+
+
+def split_raw_lines(stream: IO[bytes], limits: InputLimits, *, name: str) -> Iterator[RawLine]:
+    """The same of an open stream, which errors call `name`."""
+    used_bytes = 0
+    for number, (data, line_bytes) in enumerate(_pieces(stream, limits), 1):
+        used_bytes += line_bytes
+        if used_bytes > limits.max_file_bytes:
+            raise too_many_bytes(name, limits)
+        if number == 1 and data is not None:
+            data = data.removeprefix(_BOM)
+        yield RawLine(number, data)
 
 
 def open_input(path: Path) -> IO[bytes]:

@@ -59,7 +59,7 @@ def read_parquet(path: Path, limits: InputLimits) -> Iterator[Record]:
             _check_columns(path, table.schema_arrow.names)
             groups = (table.metadata.row_group(n) for n in range(table.metadata.num_row_groups))
             if sum(group.total_byte_size for group in groups) > limits.max_file_bytes:
-                raise too_many_bytes(path, limits)
+                raise too_many_bytes(str(path), limits)
             rows = (row for part in table.iter_batches(_BATCH_ROWS) for row in part.to_pylist())
             for number, row in enumerate(rows, 1):
                 yield Record(number, _checked(_parquet_row, row, limits))

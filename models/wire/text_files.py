@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from models.errors import InputFileError, RequestRefused
 from models.wire import refusals
 from models.wire.limits import InputLimits
-from models.wire.raw_lines import RawLine, read_raw_lines
+from models.wire.raw_lines import RawLine, read_raw_lines, split_raw_lines
 from models.wire.requests import Record
 from models.wire.strict_json import StrictJsonError, check_value, loads, shown
 
@@ -33,8 +34,17 @@ def read_text(path: Path, limits: InputLimits) -> Iterator[Record]:
     return _records(path, limits, _text_prompt)
 
 
+def split_jsonl(stream: IO[bytes], limits: InputLimits, *, name: str) -> Iterator[Record]:
+    """The same of an open stream, also when no line is a JSON object."""
+    return _parsed(split_raw_lines(stream, limits, name=name), limits, _json_object)
+
+
 def _records(path: Path, limits: InputLimits, read: Reader) -> Iterator[Record]:
-    for line in read_raw_lines(path, limits):
+    return _parsed(read_raw_lines(path, limits), limits, read)
+
+
+def _parsed(lines: Iterator[RawLine], limits: InputLimits, read: Reader) -> Iterator[Record]:
+    for line in lines:
         if not line.is_blank:
             yield Record(line.number, _content(line, limits, read))
 

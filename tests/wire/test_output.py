@@ -59,6 +59,7 @@ BATCH = Batch(
     cancelling_at=None,
     cancelled_at=None,
     expired_at=None,
+    paused_at=None,
     expires_at=1711557933.0,
 )
 COMPLETIONS = replace(BATCH, endpoint="/v1/completions")
@@ -340,7 +341,12 @@ def test_a_batch_in_progress() -> None:
             "total_tokens": 2000,
         },
         "metadata": {"team": "nlp"},
-        "nightshift": {"eta_seconds": 812, "tokens_per_second": 301.4, "weights": "int8"},
+        "nightshift": {
+            "eta_seconds": 812,
+            "tokens_per_second": 301.4,
+            "weights": "int8",
+            "paused": False,
+        },
     }
     json.dumps(shown)
 

@@ -1,0 +1,141 @@
+"""The HTTP API: contents of files, the log of commits, keys, webhooks, pauses, validation."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    _extend_files()
+    for name in ("paused_at", "repeat_until", "validator_until"):
+        op.add_column("batches", sa.Column(name, sa.Double(), nullable=True))
+    op.add_column("batches", sa.Column("validator_id", sa.Text(), nullable=True))
+    _create_file_parts()
+    _create_commits()
+    _create_api_keys()
+    _create_webhooks()
+    _create_deliveries()
+
+
+def downgrade() -> None:
+    for table in ("deliveries", "webhooks", "api_keys", "commits", "file_parts"):
+        op.drop_table(table)
+    for name in ("validator_id", "paused_at", "repeat_until", "validator_until"):
+        op.drop_column("batches", name)
+    op.drop_index(op.f("ix_files_tenant_id_created_at"), table_name="files")
+    for name in ("status", "deleted_at"):
+        op.drop_column("files", name)
+
+
+def _extend_files() -> None:
+    op.add_column(
+        "files", sa.Column("status", sa.Text(), server_default="processed", nullable=False)
+    )
+    op.add_column("files", sa.Column("deleted_at", sa.Double(), nullable=True))
+    op.create_index(
+        op.f("ix_files_tenant_id_created_at"), "files", ["tenant_id", "created_at"], unique=False
+    )
+
+
+def _create_file_parts() -> None:
+    op.create_table(
+        "file_parts",
+        sa.Column("file_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["file_id"], ["files.id"], name=op.f("fk_file_parts_file_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("file_id", "number", name=op.f("pk_file_parts")),
+    )
+
+
+def _create_commits() -> None:
+    op.create_table(
+        "commits",
+        sa.Column("batch_id", sa.Text(), nullable=False),
+        sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("idxs", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("worker_id", sa.Text(), nullable=True),
+        sa.Column("committed_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batches.id"], name=op.f("fk_commits_batch_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("batch_id", "position", name=op.f("pk_commits")),
+    )
+    op.create_index(op.f("ix_commits_committed_at"), "commits", ["committed_at"], unique=False)
+
+
+def _create_api_keys() -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("secret_sha256", sa.Text(), nullable=False),
+        sa.Column("scopes", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("requests_per_minute", sa.Integer(), nullable=True),
+        sa.Column("max_queued_requests", sa.Integer(), nullable=True),
+        sa.Column("max_queued_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=True),
+        sa.Column("revoked_at", sa.Double(), nullable=True),
+        sa.Column("last_used_at", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
+    )
+
+
+def _create_webhooks() -> None:
+    op.create_table(
+        "webhooks",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=False),
+        sa.Column("events", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
+    )
+    op.create_index(op.f("ix_webhooks_tenant_id"), "webhooks", ["tenant_id"], unique=False)
+
+
+def _create_deliveries() -> None:
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("webhook_id", sa.Text(), nullable=False),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("batch_id", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("not_before", sa.Double(), nullable=False),
+        sa.Column("ended_at", sa.Double(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"],
+            ["webhooks.id"],
+            name=op.f("fk_deliveries_webhook_id"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batches.id"], name=op.f("fk_deliveries_batch_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint(
+            "webhook_id", "batch_id", "event", name=op.f("uq_deliveries_webhook_id_batch_id_event")
+        ),
+    )
+    op.create_index(
+        op.f("ix_deliveries_ended_at_not_before"),
+        "deliveries",
+        ["ended_at", "not_before"],
+        unique=False,
+    )

@@ -1,0 +1,209 @@
+"""Uploaded files: their bytes in parts, so that no file lies in memory as a whole.
+
+A file is `uploading` until its last part is there; only then can a batch name it. Must not know
+what is in it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
+
+from models.clock import db_now
+from models.database import Database
+from models.errors import NotFoundError
+from models.store.submit import new_id
+from models.tables import file_parts, files
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+PART_BYTES: Final = 1 << 20  # of every part but the last
+_ABANDONED_AFTER_S: Final = 6 * 3600.0
+
+PROCESSED: Final = "processed"
+_UPLOADING: Final = "uploading"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file as the API lists it; times are Unix seconds."""
+
+    id: str
+    name: str
+    purpose: str
+    n_bytes: int
+    sha256: str
+    created_at: float
+    expires_at: float | None
+
+
+_COLUMNS: Final = tuple(files.c[name] for name in StoredFile.__slots__)
+
+
+def begin_upload(
+    database: Database, tenant_id: str, *, name: str, purpose: str, expires_after_s: float | None
+) -> str:
+    """Enter a file that has no bytes yet; returns its id."""
+    file_id = new_id("file-")
+    values = {
+        "id": file_id,
+        "tenant_id": tenant_id,
+        "name": name,
+        "purpose": purpose,
+        "n_bytes": 0,
+        "sha256": "",
+        "status": _UPLOADING,
+        "created_at": db_now(),
+        "expires_at": None if expires_after_s is None else db_now() + expires_after_s,
+    }
+    database.transact(lambda connection: connection.execute(insert(files).values(values)))
+    return file_id
+
+
+def store_part(database: Database, file_id: str, number: int, content: bytes) -> None:
+    """Add the next part, of PART_BYTES unless it is the last."""
+    values = {"file_id": file_id, "number": number, "content": content}
+    database.transact(lambda connection: connection.execute(insert(file_parts).values(values)))
+
+
+def end_upload(
+    database: Database, tenant_id: str, file_id: str, *, n_bytes: int, sha256: str
+) -> StoredFile:
+    """All parts are there: the file can be used."""
+    values = {"n_bytes": n_bytes, "sha256": sha256, "status": PROCESSED}
+    statement = update(files).where(files.c.id == file_id).values(values)
+    database.transact(lambda connection: connection.execute(statement), replayable=True)
+    return get_file(database, tenant_id, file_id)
+
+
+def abandon_upload(database: Database, file_id: str) -> None:
+    """Remove a file whose upload broke off."""
+    statement = delete(files).where(files.c.id == file_id, files.c.status == _UPLOADING)
+    database.transact(lambda connection: connection.execute(statement), replayable=True)
+
+
+def get_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:
+    """The file; raises NotFoundError, also for another tenant's and for one that is deleted."""
+    statement = select(*_COLUMNS).where(files.c.id == file_id, _is_visible(tenant_id))
+    with database.read() as connection:
+        row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise NotFoundError(f"there is no file {file_id}: list the files, or upload it again")
+    return StoredFile(**row)
+
+
+def list_files(
+    database: Database,
+    tenant_id: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    purpose: str | None = None,
+    oldest_first: bool = False,
+) -> list[StoredFile]:
+    """Newest first unless told otherwise; `after` is the last id seen (NotFoundError)."""
+    statement = select(*_COLUMNS).where(_is_visible(tenant_id))
+    if purpose is not None:
+        statement = statement.where(files.c.purpose == purpose)
+    if after is not None:
+        last = get_file(database, tenant_id, after)
+        statement = statement.where(_comes_after(last, oldest_first=oldest_first))
+    keys = (files.c.created_at, files.c.id)
+    order = keys if oldest_first else tuple(key.desc() for key in keys)
+    with database.read() as connection:
+        rows = connection.execute(statement.order_by(*order).limit(limit)).mappings()
+        return [StoredFile(**row) for row in rows]
+
+
+def delete_file(database: Database, tenant_id: str, file_id: str) -> None:
+    """Drop the file's bytes; batches made of it keep their requests. Raises NotFoundError."""
+    get_file(database, tenant_id, file_id)
+
+    def drop(connection: Connection) -> None:
+        connection.execute(delete(file_parts).where(file_parts.c.file_id == file_id))
+        of_file = files.c.id == file_id
+        connection.execute(update(files).where(of_file).values(deleted_at=db_now()))
+
+    database.transact(drop, replayable=True)
+
+
+def drop_stale_files(database: Database) -> int:
+    """Drop the bytes of files past their time, and uploads that nobody ended."""
+    broken = and_(files.c.status == _UPLOADING, files.c.created_at < db_now() - _ABANDONED_AFTER_S)
+    overdue = and_(files.c.expires_at <= db_now(), files.c.deleted_at.is_(None))
+
+    def drop(connection: Connection) -> int:
+        connection.execute(delete(files).where(broken))
+        ids = list(connection.execute(select(files.c.id).where(overdue)).scalars())
+        connection.execute(delete(file_parts).where(file_parts.c.file_id.in_(ids)))
+        of_files = update(files).where(files.c.id.in_(ids))
+        return connection.execute(of_files.values(deleted_at=db_now())).rowcount
+
+    return database.transact(drop, replayable=True)
+
+
+def read_content(
+    database: Database, file_id: str, *, start: int = 0, stop: int | None = None
+) -> Iterator[bytes]:
+    """The bytes from `start` up to `stop`, a part at a time; no transaction stays open."""
+    number, skipped = divmod(start, PART_BYTES)
+    left = None if stop is None else stop - start
+    while (left is None or left > 0) and (part := _read_part(database, file_id, number)):
+        piece = part[skipped : None if left is None else skipped + left]
+        left = None if left is None else left - len(piece)
+        number, skipped = number + 1, 0
+        yield piece
+
+
+def open_content(database: Database, file_id: str) -> IO[bytes]:
+    """The file's bytes as a stream that holds a part at a time."""
+    return io.BufferedReader(_Content(read_content(database, file_id)), PART_BYTES)
+
+
+class _Content(io.RawIOBase):
+    """An iterator of pieces as a raw stream."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        target = memoryview(buffer)
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+        size = min(len(target), len(self._rest))
+        target[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _read_part(database: Database, file_id: str, number: int) -> bytes:
+    statement = select(file_parts.c.content).where(
+        file_parts.c.file_id == file_id, file_parts.c.number == number
+    )
+    with database.read() as connection:
+        return connection.execute(statement).scalar() or b""
+
+
+def _is_visible(tenant_id: str) -> ColumnElement[bool]:
+    return and_(
+        files.c.tenant_id == tenant_id,
+        files.c.status == PROCESSED,
+        files.c.deleted_at.is_(None),
+        or_(files.c.expires_at.is_(None), files.c.expires_at > db_now()),
+    )
+
+
+def _comes_after(last: StoredFile, *, oldest_first: bool) -> ColumnElement[bool]:
+    created, identity = files.c.created_at, files.c.id
+    same_time: Any = created == last.created_at
+    if oldest_first:
+        return or_(created > last.created_at, and_(same_time, identity > last.id))
+    return or_(created < last.created_at, and_(same_time, identity < last.id))

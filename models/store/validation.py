@@ -1,0 +1,154 @@
+"""Validating a batch of an uploaded file: its lines become rows, some hundreds a transaction.
+
+Small transactions, so that nobody waits for a large file. Whoever validates holds the batch for a
+time; when that process dies, the next one reads the file again and goes on after the rows that
+are there. Must not know file formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
+
+from models.clock import db_now
+from models.database import Database
+from models.errors import LeaseLost
+from models.model_key import ModelKey
+from models.states import BatchState
+from models.store.batches import finalize_batch
+from models.store.commit_log import log_commit
+from models.store.lines import Tally, insert_lines
+from models.store.plan import plan_chunks
+from models.store.submit import end_validation
+from models.store.transitions import move_batches
+from models.store.views import BatchError
+from models.tables import batches, commits, requests
+from models.wire.lines import Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The right to validate a batch; `n_stored` lines of it are rows already."""
+
+    batch_id: str
+    tenant_id: str
+    file_id: str
+    endpoint: str
+    validator_id: str
+    ttl_s: float
+    n_stored: int
+
+
+def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> Validation | None:
+    """Take the oldest batch that waits for its validation and that nobody holds."""
+    free = or_(batches.c.validator_until.is_(None), batches.c.validator_until < db_now())
+    statement = (
+        select(
+            batches.c.id.label("batch_id"),
+            batches.c.tenant_id,
+            batches.c.file_id,
+            batches.c.endpoint,
+            batches.c.n_total.label("n_stored"),
+        )
+        .where(batches.c.state == str(BatchState.VALIDATING), free)
+        .order_by(batches.c.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+    def claim(connection: Connection) -> Validation | None:
+        row = connection.execute(statement).mappings().first()
+        if row is None:
+            return None
+        until = {"validator_id": validator_id, "validator_until": db_now() + ttl_s}
+        of_batch = batches.c.id == row["batch_id"]
+        connection.execute(update(batches).where(of_batch).values(until))
+        return Validation(**row, validator_id=validator_id, ttl_s=ttl_s)
+
+    return database.transact(claim)
+
+
+def set_model(database: Database, validation: Validation, model: ModelKey) -> None:
+    """Note which model the first line names; raises LeaseLost."""
+
+    def note(connection: Connection) -> None:
+        _hold(connection, validation)
+        values = {"model_name": model.name, "weights": str(model.weights)}
+        connection.execute(update(batches).where(_is(validation)).values(values))
+
+    database.transact(note, replayable=True)
+
+
+def store_lines(
+    database: Database, validation: Validation, first: int, lines: Sequence[Line]
+) -> None:
+    """Store the lines `first`, `first` + 1, … of the file. Raises LeaseLost; stores nothing then."""
+
+    def store(connection: Connection) -> None:
+        _hold(connection, validation)
+        tally = Tally()
+        for line in lines:
+            tally.count(line)
+        insert_lines(connection, validation.batch_id, first, list(lines))
+        refused = [first + idx for idx in tally.refused]
+        counts = {
+            "n_total": batches.c.n_total + tally.total,
+            "n_failed": batches.c.n_failed + len(refused),
+        }
+        connection.execute(update(batches).where(_is(validation)).values(counts))
+        log_commit(connection, validation.batch_id, refused)
+
+    database.transact(store)
+
+
+def finish_validation(
+    database: Database, validation: Validation, tally: Tally, *, chunk_requests: int
+) -> None:
+    """All lines are stored: plan them, and let the batch run. Raises LeaseLost."""
+
+    def finish(connection: Connection) -> None:
+        _hold(connection, validation)
+        batch_id = validation.batch_id
+        plan_chunks(connection, batch_id, n_requests=tally.accepted, limit=chunk_requests)
+        end_validation(connection, batch_id, tally)
+
+    database.transact(finish)
+    if tally.accepted == 0:
+        finalize_batch(database, validation.batch_id)  # there is nothing to run
+
+
+def fail_validation(
+    database: Database, validation: Validation, errors: Sequence[BatchError]
+) -> None:
+    """The file as a whole cannot be used: the batch has failed. Raises LeaseLost."""
+    values = {"errors": [asdict(error) for error in errors], "n_total": 0, "n_failed": 0}
+
+    def fail(connection: Connection) -> None:
+        _hold(connection, validation)
+        for table in (commits, requests):
+            connection.execute(delete(table).where(table.c.batch_id == validation.batch_id))
+        failing = move_batches(BatchState.FAILED).where(_is(validation))
+        connection.execute(failing.values(values))
+
+    database.transact(fail, replayable=True)
+
+
+def _hold(connection: Connection, validation: Validation) -> None:
+    """The fence: prolong the right to validate, or raise LeaseLost."""
+    held = and_(
+        _is(validation),
+        batches.c.state == str(BatchState.VALIDATING),
+        batches.c.validator_id == validation.validator_id,
+    )
+    prolonging = update(batches).where(held).values(validator_until=db_now() + validation.ttl_s)
+    if connection.execute(prolonging).rowcount != 1:
+        raise LeaseLost(
+            f"batch {validation.batch_id} was cancelled, or another process validates it: nothing "
+            "was written"
+        )
+
+
+def _is(validation: Validation) -> ColumnElement[bool]:
+    return batches.c.id == validation.batch_id

@@ -1,0 +1,55 @@
+"""Reading an uploaded file: JSON Lines from a stream, whose first request names the batch's model.
+
+It knows nothing of the database or of HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import IO
+
+from models.errors import RequestRefused
+from models.wire.endpoints import Endpoint
+from models.wire.input import parse_records
+from models.wire.limits import InputLimits
+from models.wire.lines import Line
+from models.wire.requests import Record, RequestParser, RequestRules
+from models.wire.text_files import split_jsonl
+
+
+class UploadedRequests:
+    """The requests of one uploaded file; read once, in constant memory.
+
+    `model_name` is what the first request that is JSON asks for, None when it asks for none.
+    Raises InputFileError while it is read.
+    """
+
+    def __init__(self, stream: IO[bytes], limits: InputLimits, *, name: str) -> None:
+        self._limits = limits
+        self._name = name
+        self._records = split_jsonl(stream, limits, name=name)
+        self.model_name, read = _peek(self._records)
+        self.is_empty = not read
+        self._read = read
+
+    def lines(self, model_name: str, endpoint: Endpoint) -> Iterator[Line]:
+        """One line per request, checked against the batch's model and endpoint."""
+        parser = RequestParser(RequestRules(model_name=model_name, endpoint=endpoint))
+        records = chain(self._read, self._records)
+        return parse_records(records, parser, self._limits, name=self._name)
+
+
+def _peek(records: Iterator[Record]) -> tuple[str | None, list[Record]]:
+    """The model that the first JSON object names, and the records up to it."""
+    read: list[Record] = []
+    for record in records:
+        read.append(record)
+        if not isinstance(record.content, RequestRefused):
+            return _named_model(record.content.get("body", record.content)), read
+    return None, read
+
+
+def _named_model(body: object) -> str | None:
+    name = body.get("model") if isinstance(body, dict) else None
+    return name if isinstance(name, str) else None
