@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.main import get_command
 
-from cli import batches, databases, doctor, generate, models, results, run, status, submit, worker
+from cli import (
+    batches,
+    databases,
+    doctor,
+    generate,
+    models,
+    results,
+    run,
+    serve,
+    status,
+    submit,
+    worker,
+)
 from cli.context import GlobalFlags
 from cli.display import emit
 
@@ -32,6 +44,7 @@ def build_command() -> Command:
     app.command()(batches.cancel)
     app.command()(batches.retry)
     app.command()(worker.worker)
+    app.command()(serve.serve)
     app.command()(generate.generate)
     app.add_typer(_models(), name="model")
     app.add_typer(_databases(), name="db")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -119,8 +118,10 @@ def _show(database: Database, batch: Batch, *, as_json: bool) -> None:
     if as_json:
         emit_json(_as_dict(database, batch))
         return
+    from models.store.speed import batch_speed
+
     done = batch.completed + batch.failed
-    speed = _speed(database, batch)
+    speed = batch_speed(database, batch)
     rate = "-" if speed.tokens_per_second is None else f"{speed.tokens_per_second:.1f}"
     left = "-" if speed.eta_s is None else f"about {format_seconds(speed.eta_s)}"
     print_pairs(
@@ -177,30 +178,11 @@ def _watch_as_json(database: Database, batch: Batch) -> None:
 
 
 def _as_dict(database: Database, batch: Batch) -> dict[str, object]:
+    from models.store.speed import batch_speed
     from models.wire.output import batch_object
 
-    speed = _speed(database, batch)
+    speed = batch_speed(database, batch)
     return batch_object(batch, eta_s=speed.eta_s, tokens_per_second=speed.tokens_per_second)
-
-
-@dataclass(frozen=True, slots=True)
-class _Speed:
-    """None where nothing was generated yet; no time left is told for a batch that has ended."""
-
-    tokens_per_second: float | None = None
-    eta_s: float | None = None
-
-
-def _speed(database: Database, batch: Batch) -> _Speed:
-    from models.store.results import batch_figures
-
-    figures = batch_figures(database, batch.id)
-    if not figures.generated or figures.seconds_generate <= 0:
-        return _Speed()
-    if batch.state != BatchState.IN_PROGRESS:
-        return _Speed(figures.tokens_per_second)
-    eta_s = figures.seconds_generate / figures.generated * batch.remaining
-    return _Speed(figures.tokens_per_second, eta_s)
 
 
 def _ended_at(batch: Batch) -> float | None:

@@ -17,6 +17,7 @@ from models.clock import db_now
 from models.database import Database
 from models.errors import NotFoundError
 from models.store.submit import new_id
+from models.store.transitions import insert_new
 from models.tables import file_parts, files
 
 if TYPE_CHECKING:
@@ -45,21 +46,18 @@ class StoredFile:
 _COLUMNS: Final = tuple(files.c[name] for name in StoredFile.__slots__)
 
 
-def begin_upload(
-    database: Database, tenant_id: str, *, name: str, purpose: str, expires_after_s: float | None
-) -> str:
+def begin_upload(database: Database, tenant_id: str) -> str:
     """Enter a file that has no bytes yet; returns its id."""
     file_id = new_id("file-")
     values = {
         "id": file_id,
         "tenant_id": tenant_id,
-        "name": name,
-        "purpose": purpose,
+        "name": "",
+        "purpose": "",
         "n_bytes": 0,
         "sha256": "",
         "status": _UPLOADING,
         "created_at": db_now(),
-        "expires_at": None if expires_after_s is None else db_now() + expires_after_s,
     }
     database.transact(lambda connection: connection.execute(insert(files).values(values)))
     return file_id
@@ -72,13 +70,56 @@ def store_part(database: Database, file_id: str, number: int, content: bytes) ->
 
 
 def end_upload(
-    database: Database, tenant_id: str, file_id: str, *, n_bytes: int, sha256: str
+    database: Database,
+    tenant_id: str,
+    file_id: str,
+    *,
+    name: str,
+    purpose: str,
+    n_bytes: int,
+    sha256: str,
+    expires_after_s: float | None = None,
 ) -> StoredFile:
     """All parts are there: the file can be used."""
-    values = {"n_bytes": n_bytes, "sha256": sha256, "status": PROCESSED}
+    values = {
+        "name": name,
+        "purpose": purpose,
+        "n_bytes": n_bytes,
+        "sha256": sha256,
+        "status": PROCESSED,
+        "expires_at": None if expires_after_s is None else db_now() + expires_after_s,
+    }
     statement = update(files).where(files.c.id == file_id).values(values)
     database.transact(lambda connection: connection.execute(statement), replayable=True)
     return get_file(database, tenant_id, file_id)
+
+
+def keep_output_file(
+    database: Database,
+    tenant_id: str,
+    file_id: str,
+    *,
+    name: str,
+    purpose: str,
+    n_bytes: int,
+    sha256: str,
+) -> None:
+    """Enter what was counted of an output file; an entry that is there stays as it is."""
+    values = {
+        "id": file_id,
+        "tenant_id": tenant_id,
+        "name": name,
+        "purpose": purpose,
+        "n_bytes": n_bytes,
+        "sha256": sha256,
+        "created_at": db_now(),
+    }
+
+    def keep(connection: Connection) -> None:
+        inserting = insert_new(connection.dialect.name, files, ("id",))
+        connection.execute(inserting.values(values))
+
+    database.transact(keep, replayable=True)
 
 
 def abandon_upload(database: Database, file_id: str) -> None:
@@ -132,19 +173,24 @@ def delete_file(database: Database, tenant_id: str, file_id: str) -> None:
     database.transact(drop, replayable=True)
 
 
-def drop_stale_files(database: Database) -> int:
+def drop_stale_files(database: Database) -> None:
     """Drop the bytes of files past their time, and uploads that nobody ended."""
     broken = and_(files.c.status == _UPLOADING, files.c.created_at < db_now() - _ABANDONED_AFTER_S)
     overdue = and_(files.c.expires_at <= db_now(), files.c.deleted_at.is_(None))
 
-    def drop(connection: Connection) -> int:
+    stale = select(files.c.id).where(or_(broken, overdue))
+
+    def drop(connection: Connection) -> None:
         connection.execute(delete(files).where(broken))
         ids = list(connection.execute(select(files.c.id).where(overdue)).scalars())
         connection.execute(delete(file_parts).where(file_parts.c.file_id.in_(ids)))
-        of_files = update(files).where(files.c.id.in_(ids))
-        return connection.execute(of_files.values(deleted_at=db_now())).rowcount
+        connection.execute(update(files).where(files.c.id.in_(ids)).values(deleted_at=db_now()))
 
-    return database.transact(drop, replayable=True)
+    # A look without the write lock: nearly always there is nothing to drop.
+    with database.read() as connection:
+        if connection.execute(stale.limit(1)).first() is None:
+            return
+    database.transact(drop, replayable=True)
 
 
 def read_content(

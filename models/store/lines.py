@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, insert
@@ -20,6 +19,7 @@ from models.tables import requests, results
 from models.wire.lines import AcceptedLine, Line, RefusedLine
 
 _LINES_PER_INSERT: Final = 1000
+_CHARS_PER_INSERT: Final = 2 << 20  # of prompts
 _MAX_ERRORS: Final = 100  # kept of a batch that failed validation
 _NOT_JSON: Final = "invalid_json_line"
 
@@ -63,8 +63,15 @@ class Tally:
 
 def grouped(lines: Iterable[Line]) -> Iterator[list[Line]]:
     """A bounded number of lines at a time: a file never lies in memory as a whole."""
-    remaining = iter(lines)
-    while group := list(islice(remaining, _LINES_PER_INSERT)):
+    group: list[Line] = []
+    n_chars = 0
+    for line in lines:
+        group.append(line)
+        n_chars += prompt_chars(line.prompt) if isinstance(line, AcceptedLine) else 0
+        if len(group) >= _LINES_PER_INSERT or n_chars >= _CHARS_PER_INSERT:
+            yield group
+            group, n_chars = [], 0
+    if group:
         yield group
 
 

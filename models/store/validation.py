@@ -44,7 +44,7 @@ class Validation:
 def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> Validation | None:
     """Take the oldest batch that waits for its validation and that nobody holds."""
     free = or_(batches.c.validator_until.is_(None), batches.c.validator_until < db_now())
-    statement = (
+    waiting = (
         select(
             batches.c.id.label("batch_id"),
             batches.c.tenant_id,
@@ -55,11 +55,10 @@ def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> 
         .where(batches.c.state == str(BatchState.VALIDATING), free)
         .order_by(batches.c.created_at)
         .limit(1)
-        .with_for_update(skip_locked=True)
     )
 
     def claim(connection: Connection) -> Validation | None:
-        row = connection.execute(statement).mappings().first()
+        row = connection.execute(waiting.with_for_update(skip_locked=True)).mappings().first()
         if row is None:
             return None
         until = {"validator_id": validator_id, "validator_until": db_now() + ttl_s}
@@ -67,6 +66,10 @@ def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> 
         connection.execute(update(batches).where(of_batch).values(until))
         return Validation(**row, validator_id=validator_id, ttl_s=ttl_s)
 
+    # A look without the write lock: nearly always nothing waits.
+    with database.read() as connection:
+        if connection.execute(waiting).first() is None:
+            return None
     return database.transact(claim)
 
 
@@ -84,7 +87,7 @@ def set_model(database: Database, validation: Validation, model: ModelKey) -> No
 def store_lines(
     database: Database, validation: Validation, first: int, lines: Sequence[Line]
 ) -> None:
-    """Store the lines `first`, `first` + 1, … of the file. Raises LeaseLost; stores nothing then."""
+    """Store the lines from number `first` on; raises LeaseLost and stores nothing then."""
 
     def store(connection: Connection) -> None:
         _hold(connection, validation)

@@ -1,0 +1,47 @@
+"""The application put together: endpoints, errors, and the work beside them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from api.background import Background
+from api.problems import add_problem_handlers
+from api.request_ids import RequestIds
+from api.routes import batches, files, health, models
+from api.services import Services
+from api.shapes import ErrorEnvelope
+from api.validator import Validator
+from models.database import Database
+from models.settings import Settings
+from models.store.files import drop_stale_files
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """The ASGI application over an open database, which stays the caller's to close."""
+    validator = Validator(database, settings)
+    background = Background((validator.validate_all, lambda: drop_stale_files(database)))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        background.start()
+        yield
+        await run_in_threadpool(background.stop)
+
+    app = FastAPI(
+        title="Nightshift",
+        version=version("nightshift"),
+        lifespan=lifespan,
+        responses={"default": {"model": ErrorEnvelope, "description": "Any error"}},
+        redoc_url=None,
+    )
+    app.state.services = Services(settings=settings, database=database, wake=background.wake)
+    for routes in (files, batches, models, health):
+        app.include_router(routes.router)
+    add_problem_handlers(app)
+    app.add_middleware(RequestIds)
+    return app

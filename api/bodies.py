@@ -1,0 +1,68 @@
+"""Request bodies: counted while they are read, strict JSON, one model each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from api.problems import Problem
+from models.wire.strict_json import StrictJsonError, loads
+
+MAX_BODY_BYTES = 16 << 20  # of a JSON body; larger inputs are uploaded as files
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def json_body(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
+    """A dependency that reads the body as `kind`; what it says of a bad one names the field."""
+
+    async def read(request: Request) -> Body:
+        if media_type(request) != "application/json":
+            raise Problem(415, "send the body as application/json", "unsupported_media_type")
+        value = _load(await read_body(request, MAX_BODY_BYTES))
+        try:
+            return kind.model_validate(value)
+        except ValidationError as exc:
+            raise _invalid(exc) from exc
+
+    return read
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body; raises Problem 413 as soon as it is longer than `limit_bytes`."""
+    refuse_encoding(request)
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit_bytes:
+            raise Problem(413, f"the body has more than {limit_bytes} bytes", "body_too_large")
+    return bytes(body)
+
+
+def refuse_encoding(request: Request) -> None:
+    """A compressed body could grow without bounds."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem(415, "send the body without content-encoding", "unsupported_encoding")
+
+
+def media_type(request: Request) -> str:
+    """The content type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _load(body: bytes) -> object:
+    try:
+        return loads(body)
+    except StrictJsonError as exc:
+        raise Problem(400, f"the body cannot be used: {exc}", "invalid_json") from exc
+
+
+def _invalid(exc: ValidationError) -> Problem:
+    first = exc.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    message = f"{name}: {reason}" if name else reason
+    return Problem(400, message, "invalid_value", name or None)

@@ -1,0 +1,114 @@
+"""From a request's body to a stored file, part by part: nothing of it lies in memory as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from api.bodies import refuse_encoding
+from api.multipart import UploadParser
+from api.problems import Problem
+from api.services import Services
+from models.store.files import (
+    PART_BYTES,
+    StoredFile,
+    abandon_upload,
+    begin_upload,
+    end_upload,
+    store_part,
+)
+
+PURPOSE = "batch"
+MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 24 * 3600  # as in OpenAI's API
+
+
+class _Receiver:
+    """Cuts the file's bytes into parts and counts them."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.rest = bytearray()
+        self.n_bytes = 0
+        self.n_parts = 0
+        self.digest = hashlib.sha256()
+        self._limit_bytes = limit_bytes
+
+    def take(self, piece: bytes) -> None:
+        self.n_bytes += len(piece)
+        if self.n_bytes > self._limit_bytes:
+            message = f"the file has more than {self._limit_bytes} bytes: split it"
+            raise Problem(413, message, "file_too_large", "file")
+        self.digest.update(piece)
+        self.rest += piece
+
+    def next_part(self, *, whole: bool = True) -> bytes | None:
+        """A part that is ready to be stored; with `whole` false also the short last one."""
+        if not self.rest or (whole and len(self.rest) < PART_BYTES):
+            return None
+        part = bytes(self.rest[:PART_BYTES])
+        del self.rest[:PART_BYTES]
+        self.n_parts += 1
+        return part
+
+
+async def receive_file(request: Request, services: Services, tenant_id: str) -> StoredFile:
+    """Store the upload of this request; a broken one leaves nothing. Raises Problem."""
+    refuse_encoding(request)
+    receiver = _Receiver(services.settings.max_file_bytes)
+    parser = UploadParser(request.headers.get("content-type", ""), receiver.take)
+    database = services.database
+    file_id = await run_in_threadpool(begin_upload, database, tenant_id)
+    try:
+        async for piece in request.stream():
+            parser.write(piece)
+            while (part := receiver.next_part()) is not None:
+                await run_in_threadpool(store_part, database, file_id, receiver.n_parts - 1, part)
+        parser.end()
+        purpose, expires_after_s = _purpose(parser.fields), _expiry_s(parser.fields)
+        if receiver.n_bytes == 0:
+            raise Problem(400, "the file is empty: give one request per line", "empty_file", "file")
+        while (part := receiver.next_part(whole=False)) is not None:
+            await run_in_threadpool(store_part, database, file_id, receiver.n_parts - 1, part)
+        return await run_in_threadpool(
+            end_upload,
+            database,
+            tenant_id,
+            file_id,
+            name=parser.file_name or "",
+            purpose=purpose,
+            n_bytes=receiver.n_bytes,
+            sha256=receiver.digest.hexdigest(),
+            expires_after_s=expires_after_s,
+        )
+    except BaseException:
+        await run_in_threadpool(abandon_upload, database, file_id)
+        raise
+
+
+def _purpose(fields: dict[str, str]) -> str:
+    purpose = fields.get("purpose")
+    if purpose != PURPOSE:
+        given = "missing" if purpose is None else repr(purpose)
+        message = f"purpose is {given}: give {PURPOSE!r}, files are of no other use here"
+        raise Problem(400, message, "invalid_value", "purpose")
+    return purpose
+
+
+def _expiry_s(fields: dict[str, str]) -> float | None:
+    """`expires_after[anchor]` and `expires_after[seconds]`; None: the file does not expire."""
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        message = "expires_after[anchor] should be created_at"
+        raise Problem(400, message, "invalid_value", "expires_after[anchor]")
+    if (
+        seconds is None
+        or not seconds.isascii()
+        or not seconds.isdigit()
+        or not MIN_EXPIRY_S <= int(seconds[:12]) <= MAX_EXPIRY_S
+    ):
+        message = f"expires_after[seconds] should be {MIN_EXPIRY_S} to {MAX_EXPIRY_S}"
+        raise Problem(400, message, "invalid_value", "expires_after[seconds]")
+    return float(seconds)

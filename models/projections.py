@@ -1,0 +1,123 @@
+"""Output and error files of a batch: not stored anywhere, but streamed from its results.
+
+The same rows always give the same bytes, so a digest can be told and a range be read. Must not
+know HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Self
+
+from models.database import Database
+from models.errors import NotFoundError
+from models.states import ResultStatus
+from models.store.batches import get_batch
+from models.store.files import StoredFile, get_file, keep_output_file
+from models.store.results import stream_records
+from models.store.views import Batch, RequestRecord
+from models.wire.json_lines import json_line
+from models.wire.output import result_line
+
+PIECE_BYTES: Final = 256 << 10
+PURPOSE: Final = "batch_output"
+
+
+class OutputKind(StrEnum):
+    """Which of a batch's requests a file holds."""
+
+    OUTPUT = "output"
+    ERRORS = "errors"
+
+    @property
+    def status(self) -> ResultStatus:
+        """How those requests ended."""
+        return ResultStatus.OK if self is OutputKind.OUTPUT else ResultStatus.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One of the two files of a batch."""
+
+    batch_id: str
+    kind: OutputKind
+
+    @property
+    def id(self) -> str:
+        """`file-<the batch's digits>-output`, or `-errors`."""
+        return f"file-{self.batch_id.removeprefix('batch_')}-{self.kind}"
+
+    @property
+    def name(self) -> str:
+        """What the file is called where it is downloaded."""
+        return f"{self.batch_id}_{self.kind}.jsonl"
+
+    @classmethod
+    def of_id(cls, file_id: str) -> Self | None:
+        """The output file of that id; None for the id of an uploaded file."""
+        digits, _, kind = file_id.removeprefix("file-").rpartition("-")
+        return cls(f"batch_{digits}", OutputKind(kind)) if kind in set(OutputKind) else None
+
+
+def output_file(batch: Batch, kind: OutputKind) -> OutputFile | None:
+    """The file of an ended batch, or None while it runs or when it would be empty."""
+    n_lines = batch.completed if kind is OutputKind.OUTPUT else batch.failed
+    return OutputFile(batch.id, kind) if batch.is_terminal and n_lines else None
+
+
+def line_bytes(record: RequestRecord, batch: Batch) -> bytes:
+    """One line of either file, with its line end."""
+    return f"{json_line(result_line(record, batch))}\n".encode()
+
+
+def describe_output(database: Database, tenant_id: str, file: OutputFile) -> StoredFile:
+    """The file with its size and digest, counted once and kept. Raises NotFoundError."""
+    batch = get_batch(database, file.batch_id, tenant_id)
+    if output_file(batch, file.kind) is None:
+        raise NotFoundError(f"there is no file {file.id}: the batch has not ended, or had no line")
+    try:
+        return get_file(database, tenant_id, file.id)
+    except NotFoundError:
+        digest, n_bytes = hashlib.sha256(), 0
+        for piece in read_output(database, batch, file.kind):
+            digest.update(piece)
+            n_bytes += len(piece)
+        keep_output_file(
+            database,
+            tenant_id,
+            file.id,
+            name=file.name,
+            purpose=PURPOSE,
+            n_bytes=n_bytes,
+            sha256=digest.hexdigest(),
+        )
+        return get_file(database, tenant_id, file.id)  # raises when it was deleted before
+
+
+def read_output(
+    database: Database, batch: Batch, kind: OutputKind, *, start: int = 0, stop: int | None = None
+) -> Iterator[bytes]:
+    """The file's bytes from `start` up to `stop`, in pieces; made anew from the first line on."""
+    position = 0
+    for piece in _pieces(database, batch, kind):
+        end = position + len(piece)
+        if end > start:
+            last = len(piece) if stop is None else min(len(piece), stop - position)
+            yield piece[max(0, start - position) : last]
+        position = end
+        if stop is not None and position >= stop:
+            return
+
+
+def _pieces(database: Database, batch: Batch, kind: OutputKind) -> Iterator[bytes]:
+    piece = bytearray()
+    for record in stream_records(database, batch.id, status=kind.status):
+        piece += line_bytes(record, batch)
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
