@@ -22,10 +22,12 @@ help:  ## list the targets
 
 install: $(VENV)/.installed  ## create .venv and install the project with its pinned dependencies
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt tests/api/previous_client.txt
 	@tools/create_venv.sh $(VENV) $(PYTHON)
 	@echo "Installing into $(VENV): torch alone is some 200 MB, this can take minutes."
 	$(PIP_INSTALL) --editable '.[worker,api,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--target $(VENV)/openai-previous -r tests/api/previous_client.txt
 	@touch $@
 
 # The demo keeps its database and registry in the checkout, not in the user's data folder.

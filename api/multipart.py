@@ -85,8 +85,8 @@ class UploadParser:
             if self.file_name is not None:
                 raise _malformed("it has more than one file")
             self.file_name = _text(options.get(b"filename", b"upload.jsonl"))[:MAX_NAME_CHARACTERS]
-        elif len(self.fields) >= MAX_FIELDS:
-            raise _malformed(f"it has more than {MAX_FIELDS} fields")
+        elif self._name in self.fields or len(self.fields) >= MAX_FIELDS:
+            raise _malformed(f"it gives a field twice, or more than {MAX_FIELDS} fields")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == FILE_FIELD:

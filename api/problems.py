@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from models.errors import (
     DatabaseUnavailable,
@@ -115,8 +116,17 @@ def _answer_http(request: Request, exc: Exception) -> JSONResponse:
     }
     message = messages.get(exc.status_code, str(exc.detail))
     codes = {404: "not_found", 405: "method_not_allowed"}
-    headers = exc.headers or {}
+    headers = {"allow": _allowed(request)} if exc.status_code == 405 else exc.headers or {}
     return Problem(exc.status_code, message, codes.get(exc.status_code), None, headers).response()
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path; the framework names those of one route alone."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
 
 
 def _answer_invalid(_request: Request, exc: Exception) -> JSONResponse:

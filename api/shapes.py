@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.states import BatchState
 from models.wire.endpoints import Endpoint
@@ -180,7 +180,7 @@ class CreateBatch(_Shape):
     """A batch of an uploaded file."""
 
     input_file_id: str
-    endpoint: Endpoint
+    endpoint: Annotated[Endpoint, WithJsonSchema({"type": "string", "enum": list(Endpoint)})]
     completion_window: Window
     metadata: MetadataValues | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0

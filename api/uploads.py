@@ -21,6 +21,8 @@ from models.store.files import (
 )
 
 PURPOSE = "batch"
+EXPIRY_ANCHOR, EXPIRY_SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+FIELDS = ("purpose", EXPIRY_ANCHOR, EXPIRY_SECONDS)
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 24 * 3600  # as in OpenAI's API
 
 
@@ -65,6 +67,7 @@ async def receive_file(request: Request, services: Services, tenant_id: str) -> 
             while (part := receiver.next_part()) is not None:
                 await run_in_threadpool(store_part, database, file_id, receiver.n_parts - 1, part)
         parser.end()
+        _refuse_unknown(parser.fields)
         purpose, expires_after_s = _purpose(parser.fields), _expiry_s(parser.fields)
         if receiver.n_bytes == 0:
             raise Problem(400, "the file is empty: give one request per line", "empty_file", "file")
@@ -86,6 +89,13 @@ async def receive_file(request: Request, services: Services, tenant_id: str) -> 
         raise
 
 
+def _refuse_unknown(fields: dict[str, str]) -> None:
+    for name in fields:
+        if name not in FIELDS:
+            message = f"field {name!r} is unknown: give {', '.join(FIELDS)}"
+            raise Problem(400, message, "unsupported_parameter", name)
+
+
 def _purpose(fields: dict[str, str]) -> str:
     purpose = fields.get("purpose")
     if purpose != PURPOSE:
@@ -97,18 +107,18 @@ def _purpose(fields: dict[str, str]) -> str:
 
 def _expiry_s(fields: dict[str, str]) -> float | None:
     """`expires_after[anchor]` and `expires_after[seconds]`; None: the file does not expire."""
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    anchor, seconds = fields.get(EXPIRY_ANCHOR), fields.get(EXPIRY_SECONDS)
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        message = "expires_after[anchor] should be created_at"
-        raise Problem(400, message, "invalid_value", "expires_after[anchor]")
+        message = f"{EXPIRY_ANCHOR} should be created_at"
+        raise Problem(400, message, "invalid_value", EXPIRY_ANCHOR)
     if (
         seconds is None
         or not seconds.isascii()
         or not seconds.isdigit()
         or not MIN_EXPIRY_S <= int(seconds[:12]) <= MAX_EXPIRY_S
     ):
-        message = f"expires_after[seconds] should be {MIN_EXPIRY_S} to {MAX_EXPIRY_S}"
-        raise Problem(400, message, "invalid_value", "expires_after[seconds]")
+        message = f"{EXPIRY_SECONDS} should be {MIN_EXPIRY_S} to {MAX_EXPIRY_S}"
+        raise Problem(400, message, "invalid_value", EXPIRY_SECONDS)
     return float(seconds)

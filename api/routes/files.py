@@ -12,7 +12,7 @@ from api.contents import content_response
 from api.pages import page_of
 from api.services import Services, ServicesDep
 from api.shapes import Deleted, FileObject, Page
-from api.uploads import receive_file
+from api.uploads import MAX_EXPIRY_S, MIN_EXPIRY_S, receive_file
 from models.projections import OutputFile, describe_output, read_output
 from models.store.batches import get_batch
 from models.store.files import StoredFile, delete_file, get_file, list_files, read_content
@@ -27,9 +27,20 @@ UPLOAD_SCHEMA = {
                 "schema": {
                     "type": "object",
                     "required": ["file", "purpose"],
+                    "additionalProperties": False,
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": ["batch"]},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": MIN_EXPIRY_S,
+                            "maximum": MAX_EXPIRY_S,
+                        },
                     },
                 }
             }

@@ -1,0 +1,3 @@
+"""The HTTP API, over real connections."""
+
+from __future__ import annotations

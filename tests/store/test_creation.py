@@ -1,0 +1,81 @@
+"""The same call makes one batch, however often and in whichever order it arrives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from models.database import Database
+from models.errors import IdempotencyConflict
+from models.states import BatchState
+from models.store.creation import NewBatch, create_batch
+from models.tables import batches
+from tests.store.builders import CHAT, at_once, count
+from tests.store.test_files import TENANT, upload
+
+
+@pytest.fixture
+def new(database: Database) -> NewBatch:
+    file = upload(database, b"{}")
+    return NewBatch(tenant_id=TENANT, file_id=file.id, endpoint=CHAT, body_sha256="a" * 64)
+
+
+def test_a_batch_is_validating_until_its_lines_are_checked(
+    database: Database, new: NewBatch
+) -> None:
+    submitted = create_batch(database, replace(new, completion_window_s=60.0, priority=3))
+    batch = submitted.batch
+    assert submitted.created
+    assert (batch.state, batch.model, batch.total) == (BatchState.VALIDATING, None, 0)
+    assert batch.priority == 3
+    assert batch.expires_at == pytest.approx(batch.created_at + 60, abs=1)
+
+
+def test_two_first_calls_make_two_batches(database: Database, new: NewBatch) -> None:
+    assert create_batch(database, new).batch.id != create_batch(database, new).batch.id
+
+
+def test_a_repeat_finds_the_batch_of_its_first_attempt(database: Database, new: NewBatch) -> None:
+    first = create_batch(database, new)
+    repeat = create_batch(database, replace(new, is_repeat=True))
+    assert (repeat.batch.id, repeat.created) == (first.batch.id, False)
+
+
+def test_a_first_attempt_that_its_repeat_overtook_finds_its_batch(
+    database: Database, new: NewBatch
+) -> None:
+    repeat = create_batch(database, replace(new, is_repeat=True))
+    late = create_batch(database, new)
+    assert (late.batch.id, late.created) == (repeat.batch.id, False)
+    assert create_batch(database, new).created  # and the next one is meant
+
+
+def test_a_first_attempt_and_its_repeats_at_once_make_one_batch(
+    database: Database, new: NewBatch
+) -> None:
+    calls = [new, *[replace(new, is_repeat=True)] * 3]
+    made = at_once([lambda call=call: create_batch(database, call) for call in calls])  # type: ignore[misc]
+    assert len({submitted.batch.id for submitted in made}) == 1
+    assert count(database, batches) == 1
+
+
+def test_a_repeat_of_another_body_is_another_batch(database: Database, new: NewBatch) -> None:
+    create_batch(database, new)
+    assert create_batch(database, replace(new, body_sha256="b" * 64, is_repeat=True)).created
+
+
+def test_a_repeat_of_another_tenants_call_is_a_batch_of_its_own(
+    database: Database, new: NewBatch
+) -> None:
+    create_batch(database, new)
+    assert create_batch(database, replace(new, tenant_id="other", is_repeat=True)).created
+
+
+def test_an_idempotency_key_names_one_batch(database: Database, new: NewBatch) -> None:
+    keyed = replace(new, idempotency_key="k")
+    made = at_once([lambda: create_batch(database, keyed)] * 4)
+    assert len({submitted.batch.id for submitted in made}) == 1
+    assert sum(submitted.created for submitted in made) == 1
+    with pytest.raises(IdempotencyConflict):
+        create_batch(database, replace(keyed, body_sha256="b" * 64))
