@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# Targets: `client` (submits and reads batches, upgrades the database; no torch) and `worker`.
+# Targets: `client` (submits and reads batches, upgrades the database) and `api`, both without torch,
+# and `worker`.
 
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -13,19 +14,37 @@ RUN useradd --system --uid 10001 --home-dir /data --create-home nightshift
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # The dependencies are installed before the code is there, so that a change of code reuses them.
-RUN mkdir cli models worker
+RUN mkdir api cli models worker
 
 
 FROM base AS client
 RUN pip install -c constraints.txt . && pip uninstall --yes nightshift
 COPY models models
 COPY worker worker
+COPY api api
 COPY cli cli
 RUN pip install --no-deps .
 USER 10001
 VOLUME /data
 ENTRYPOINT ["nightshift"]
 CMD ["--help"]
+
+
+FROM base AS api
+RUN pip install -c constraints.txt '.[api]' && pip uninstall --yes nightshift
+COPY models models
+COPY worker worker
+COPY api api
+COPY cli cli
+RUN pip install --no-deps .
+USER 10001
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=1m --retries=3 \
+    CMD ["python", "-m", "api.health"]
+ENTRYPOINT ["nightshift"]
+CMD ["serve", "--host", "0.0.0.0"]
 
 
 FROM base AS worker
@@ -40,6 +59,7 @@ RUN pip install -c constraints.txt --extra-index-url "${TORCH_INDEX}" '.[worker]
     && pip uninstall --yes nightshift
 COPY models models
 COPY worker worker
+COPY api api
 COPY cli cli
 RUN pip install --no-deps .
 COPY examples examples

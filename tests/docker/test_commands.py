@@ -12,7 +12,7 @@ import pytest
 from tests.docker.compose import ROOT, load_services
 from tests.docker.processes import environment, run, running, succeeds
 from tests.documents import shell_blocks
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer, free_port
 
 ENTRYPOINT = "nightshift"
 README = ROOT / "README.md"
@@ -35,6 +35,25 @@ def first_cluster() -> list[str]:
 def seconds(duration: str) -> float:
     """The number in a duration of compose such as `45s`."""
     return float(duration.removesuffix("s"))
+
+
+def test_the_api_of_compose_starts_is_healthy_and_stops(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    api = load_services({"POSTGRES_PASSWORD": "secret"})["api"]
+    database_url = postgres_server.create_database()
+    variables = environment(
+        **api["environment"]
+        | {"NIGHTSHIFT_HOME": str(tmp_path / "home"), "NIGHTSHIFT_DATABASE_URL": database_url}
+    )
+    run([ENTRYPOINT, "db", "upgrade"], variables)
+    check, port = api["healthcheck"]["test"][1:], str(free_port())
+    check = [*check, f"http://127.0.0.1:{port}"]
+    assert not succeeds(check, variables)
+    command = [port if word == "8000" else word for word in api["command"]]
+    with running([ENTRYPOINT, *command], variables, tmp_path / "log") as process:
+        process.wait_until_healthy(check, variables)
+        assert process.terminate(seconds(api["stop_grace_period"])) == 0
 
 
 def test_migrate_and_worker_of_compose_start_work_and_stop(

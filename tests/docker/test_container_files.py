@@ -15,7 +15,7 @@ from tests.docker.compose import COMPOSE_FILE, ROOT, MissingVariable, load_servi
 DOCKERFILE = ROOT / "Dockerfile"
 VARIABLES = {"POSTGRES_PASSWORD": "secret"}
 COMPOSE_SCHEMA = ("--builtin-schema", "vendor.compose-spec")
-OWN_SERVICES = ("migrate", "worker")
+OWN_SERVICES = ("api", "migrate", "worker")
 
 
 def complaints(tool: str, *arguments: str) -> str:
@@ -63,9 +63,14 @@ def test_the_password_is_in_no_file_and_reaches_both_sides() -> None:
         assert url == "postgresql://nightshift:secret@postgres:5432/nightshift"
 
 
-def test_no_service_is_published_or_runs_an_unpinned_image() -> None:
+def test_only_the_api_is_published_and_to_this_machine_alone() -> None:
+    services = load_services(VARIABLES)
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"api": ["127.0.0.1:8000:8000"]}
+
+
+def test_no_service_runs_an_unpinned_image() -> None:
     for name, service in load_services(VARIABLES).items():
-        assert "ports" not in service, name
         if "build" not in service:
             assert re.search(r":\d", service["image"]), f"{name} has no version"
 
