@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
 from api.app import create_app
 from models.database import Database
+from models.errors import InputError
 from models.settings import Settings
 
 # Validation computes in a thread beside the endpoints. With Python's own 5 ms each answer would
@@ -16,15 +19,34 @@ _SWITCH_INTERVAL_S = 0.0005
 _DRAIN_S = 10
 
 
-def serve(settings: Settings, database: Database, *, host: str, port: int) -> None:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises InputError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        raise InputError(
+            f"{host}:{port} cannot be listened on ({exc.strerror}): choose another --host or --port"
+        ) from exc
+
+
+def serve(settings: Settings, database: Database, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM; connections get some seconds to end."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings, database),
-        host=host,
-        port=port,
         access_log=False,  # our own has the request's id
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
+    _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends with exit code 0 when it was asked to end; uvicorn would kill itself by the signal."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the next one ends at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True

@@ -17,9 +17,10 @@ def serve(
 ) -> None:
     """Serve the HTTP API until Ctrl-C or SIGTERM."""
     settings = load(context)
+    from api.server import listen
     from api.server import serve as serve_api
 
     show_log(settings)
-    with open_database(settings, create=True) as database:
-        say(f"listening on http://{host}:{port}")
-        serve_api(settings, database, host=host, port=port)
+    with open_database(settings, create=True) as database, listen(host, port) as listening:
+        say(f"listening on http://{host}:{listening.getsockname()[1]}")
+        serve_api(settings, database, listening)
