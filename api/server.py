@@ -46,7 +46,7 @@ def serve(settings: Settings, database: Database, listening: socket.socket) -> N
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when it was asked to end; uvicorn would kill itself by the signal."""
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal drains, the next one ends at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
