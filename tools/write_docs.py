@@ -1,4 +1,4 @@
-"""Writes the tables of docs/settings.md and docs/parameters.md from the code they describe.
+"""Writes docs/settings.md, docs/parameters.md and docs/api.md from the code they describe.
 
     python -m tools.write_docs
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from models.params import DecodingParams
 from models.settings import Settings, variable_name
 from models.wire.decoding import ADVICE, HARMLESS_AT, IDENTIFIERS
+from tools.write_api_docs import api_page
 
 DOCS = Path(__file__).parent.parent / "docs"
 _HEADER = "<!-- written by `python -m tools.write_docs`: change the code, then run it -->\n"
@@ -92,7 +93,11 @@ def _other_fields() -> str:
 
 def pages() -> dict[Path, str]:
     """Every generated file and its contents."""
-    return {DOCS / "settings.md": settings_page(), DOCS / "parameters.md": parameters_page()}
+    return {
+        DOCS / "settings.md": settings_page(),
+        DOCS / "parameters.md": parameters_page(),
+        DOCS / "api.md": _HEADER + api_page(),
+    }
 
 
 def _properties(model: type[BaseModel]) -> list[tuple[str, Schema]]:

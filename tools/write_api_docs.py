@@ -1,0 +1,69 @@
+"""docs/api.md: every endpoint, from the application's own OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import create_engine
+
+from api.app import create_app
+from models.database import Database
+from models.settings import load_settings
+
+_INTRO = """\
+# HTTP API
+
+`nightshift serve` speaks OpenAI's Batch API: a script written for it runs by changing the base URL.
+The whole document with all fields is at `/openapi.json`, and readable at `/docs`.
+
+```python
+from openai import OpenAI
+
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="…")
+file = client.files.create(file=open("prompts.jsonl", "rb"), purpose="batch")
+batch = client.batches.create(
+    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+)
+```
+
+Then `client.batches.retrieve(batch.id)` until its `status` is `completed`, and
+`client.files.content(batch.output_file_id)`. The tests run such a program with the newest `openai`
+client and with the last of the major version before.
+
+## What differs from OpenAI's API
+
+- `completion_window` may be `1h` to `30d`. A batch past it expires and keeps what is done.
+- `priority` (-100 to 100, higher first) orders the batches of one tenant.
+- Lines may also have the plain form of [input formats](input-formats.md). One line that cannot be
+  used never fails the batch: it ends in the error file.
+- The model of a batch is the one that its first request names, `name` or `name:weights`.
+- The output's order is that of the input. A file exists when it would have a line.
+- What is ours in an answer stands under `nightshift`.
+- Fields that are not understood are refused by name, never ignored.
+
+## Errors
+
+Every error is `{"error": {"message", "type", "param", "code"}}`, with the header
+`x-request-id`, which the log has too. While the database is away the answer is 503 with `retry-after`.
+
+## Endpoints
+
+"""
+
+
+def api_page() -> str:
+    """The page."""
+    database = Database(create_engine("sqlite://"))  # nothing is asked of it
+    document = create_app(load_settings({}), database).openapi()
+    rows = "".join(
+        f"| `{method} {path}` | {summary} |\n" for method, path, summary in _rows(document)
+    )
+    return f"{_INTRO}| endpoint | what it does |\n| --- | --- |\n{rows}"
+
+
+def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for path, operations in sorted(document["paths"].items()):
+        for method, operation in operations.items():
+            summary = " ".join(operation["description"].split("\n\n")[0].split())
+            yield method.upper(), path, summary
