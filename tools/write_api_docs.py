@@ -45,7 +45,8 @@ client and with the last of the major version before.
 ## Errors
 
 Every error is `{"error": {"message", "type", "param", "code"}}`, with the header
-`x-request-id`, which the log has too. While the database is away the answer is 503 with `retry-after`.
+`x-request-id`, which the log has too. While the database is away the answer is 503 with
+`retry-after`.
 
 ## Endpoints
 
