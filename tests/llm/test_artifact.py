@@ -19,13 +19,14 @@ from torch import Tensor
 from models.errors import ArtifactError, NotFoundError, StorageFull, UnsafeModel, UnsupportedModel
 from models.model_key import Weights
 from tests.llm.tiny_models import in_memory, make_reference, save_reference
-from worker.llm import artifact_writer
+from worker.llm import artifact_writer, loading
 from worker.llm.artifact import MANIFEST_NAME, Artifact, Source, file_sha256, open_artifact
 from worker.llm.artifact_writer import write_artifact
 from worker.llm.checkpoint import INDEX_NAME, Checkpoint
 from worker.llm.config import read_model_config
 from worker.llm.convert import convert, tensor_count
 from worker.llm.kv_cache import KVCache
+from worker.llm.linear import FloatLinear
 from worker.llm.llama import Llama
 from worker.llm.loading import StoredTensors, load_model
 from worker.llm.packed import Segment, pack_step
@@ -275,6 +276,32 @@ def test_a_large_model_is_written_in_several_files(
     assert len(artifact.tensor_files) > 4
     found, expected = logits(load_model(artifact)), logits(in_memory(folder, Weights.BF16))
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
+def test_files_whose_tensors_were_packed_are_not_kept_in_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_writer, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(loading, "SMALL_TENSOR_BYTES", 0)
+    artifact = write(folder, tmp_path / "out", Weights.BF16)
+    stored = StoredTensors(artifact.tensor_files)
+    for name in stored:
+        tensor = stored[name]
+        assert len(mapped_files(artifact.folder)) == 1
+        del tensor
+
+
+def mapped_files(folder: Path) -> set[str]:
+    """The files of a folder that this process has mapped into memory."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[-1] for line in lines if str(folder) in line}
+
+
+def test_a_tied_output_layer_shares_the_memory_of_the_embedding(tmp_path: Path) -> None:
+    folder = save_reference(make_reference(tie_word_embeddings=True), tmp_path)
+    model = in_memory(folder, Weights.BF16)
+    assert isinstance(model._weights.lm_head, FloatLinear)
+    assert model._weights.lm_head._weight.data_ptr() == model._weights.embedding.data_ptr()
 
 
 def test_code_that_a_model_names_is_not_passed_on(folder: Path, tmp_path: Path) -> None:

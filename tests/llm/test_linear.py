@@ -18,8 +18,10 @@ from worker.llm.linear import (
     Int4Linear,
     Int8Linear,
     Linear,
+    PackedLinear,
     activation_limit,
     build_linear,
+    packs_bfloat16,
     quantize_activations,
 )
 from worker.llm.quantize import dequantize_int4, quantize_linear, stored_layout, unpack_nibbles
@@ -175,10 +177,45 @@ def test_every_format_has_its_class() -> None:
     kinds = {w: type(build_linear(quantize_linear(weight, w), w)) for w in Weights}
     assert kinds == {
         Weights.FP32: FloatLinear,
-        Weights.BF16: FloatLinear,
+        Weights.BF16: PackedLinear if packs_bfloat16() else FloatLinear,
         Weights.INT8: Int8Linear,
         Weights.INT4: Int4Linear,
     }
+
+
+needs_packing = pytest.mark.skipif(not packs_bfloat16(), reason="this CPU has no bfloat16")
+
+
+@needs_packing
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 36), (33, 7)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_weights_compute_what_plain_ones_do(shape: tuple[int, int], biased: bool) -> None:
+    torch.manual_seed(5)
+    weight, bias = torch.randn(shape).bfloat16(), torch.randn(shape[0]).bfloat16()
+    given = bias if biased else None
+    packed, plain = PackedLinear(weight, given), FloatLinear(weight, given)
+    assert packed.weight_bytes == plain.weight_bytes
+    for rows in (0, 1, 2, 13, 100):
+        x = torch.randn(rows, shape[1]).bfloat16()
+        found, wanted = multiply(packed, x), multiply(plain, x)
+        assert found.dtype is torch.bfloat16
+        torch.testing.assert_close(found, wanted, rtol=0.016, atol=0.02 * shape[1] ** 0.5)
+        exact = x.double() @ weight.double().T + (bias.double() if biased else 0)
+        assert rows == 0 or relative_error(found, exact) < 0.004
+
+
+@needs_packing
+def test_packed_weights_keep_what_is_no_number() -> None:
+    x = torch.zeros(2, 64).bfloat16()
+    x[1, 3] = float("nan")
+    y = multiply(PackedLinear(torch.randn(96, 64).bfloat16(), None), x)
+    assert y.isnan().all(dim=1).tolist() == [False, True]
+
+
+def test_without_onednn_bfloat16_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    stored = {"weight": torch.randn(32, 64).bfloat16()}
+    assert type(build_linear(stored, Weights.BF16)) is FloatLinear
 
 
 PROBE = """
@@ -231,3 +268,30 @@ def test_int8_stays_exact_on_cpus_without_vnni() -> None:
     assert not [kernel for kernel in kernels if "ref" in kernel]
     assert limit == 63
     assert worst < 1e-4
+
+
+PACKED_PROBE = """
+import torch
+from worker.llm.linear import PackedLinear
+from worker.llm.rows import Rows
+torch.set_grad_enabled(False)
+for outputs, inputs in ((96, 64), (128, 256), (97, 112)):
+    layer = PackedLinear(torch.randn(outputs, inputs).bfloat16(), None)
+    print("packed", flush=True)
+    for rows in (1, 3, 16, 64, 256):
+        layer(Rows(torch.randn(rows, inputs).bfloat16()))
+    print("multiplied", flush=True)
+"""
+
+
+@needs_packing
+def test_packed_weights_are_never_ordered_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PACKED_PROBE], env=os.environ | {"ONEDNN_VERBOSE": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    calls = [part.split("multiplied")[0] for part in done.stdout.split("packed\n")[1:]]
+    primitives = [
+        line.split(",")[5] for call in calls for line in call.splitlines() if ",exec," in line
+    ]
+    assert primitives == ["inner_product"] * 15  # 3 layers in 5 widths, nothing beside

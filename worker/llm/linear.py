@@ -20,6 +20,7 @@ from worker.llm.quantize import INT4_ZERO, unpack_nibbles
 from worker.llm.rows import Rows
 
 BYTE_LIMIT = 127  # the greatest quantized activation where all eight bits can be used
+TYPICAL_ROWS = 64  # of a step, for oneDNN's choice of an order; any other number runs on it too
 INT4_ROW_MULTIPLE = 16  # what the int4 kernel wants of the number of outputs
 INT4_PACK_ROWS = 4096  # a multiple of every kernel's block of outputs (16, 32 or 64)
 
@@ -56,6 +57,35 @@ class FloatLinear:
     @property
     def weight_bytes(self) -> int:
         return self._weight.nbytes
+
+
+class PackedLinear:
+    """bfloat16 weights in the order in which oneDNN multiplies them.
+
+    From the order they are stored in it reads them more slowly: a fifth with 60 rows, a third with
+    one.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        self._bias = bias
+        self.takes_bytes = False
+
+    def __call__(self, x: Rows) -> Rows:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.applied(),
+            self._packed,
+            self._bias,
+            "none",  # nothing fused behind it
+            [],
+            "",
+        )
+        return Rows(y)
+
+    @property
+    def weight_bytes(self) -> int:
+        packed_bytes: int = self._packed.nbytes
+        return packed_bytes
 
 
 class Int8Linear:
@@ -150,7 +180,16 @@ def build_linear(
         return Int8Linear(stored["weight"], stored["scale"], bias, output_dtype)
     if weights is Weights.INT4:
         return Int4Linear(stored["weight"], stored["scale"], bias)
+    if weights is Weights.BF16 and packs_bfloat16():
+        return PackedLinear(stored["weight"], bias)
     return FloatLinear(stored["weight"], bias)
+
+
+def packs_bfloat16() -> bool:
+    """Whether this PyTorch and this CPU multiply packed bfloat16 weights."""
+    return torch.backends.mkldnn.is_available() and bool(  # type: ignore[no-untyped-call]
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def quantize_activations(x: Tensor, limit: int = BYTE_LIMIT) -> Rows:

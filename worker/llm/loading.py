@@ -15,7 +15,7 @@ from models.model_key import Weights
 from worker.llm.artifact import Artifact
 from worker.llm.config import ModelConfig, read_model_config
 from worker.llm.convert import QUANTIZED, compute_dtype, linears
-from worker.llm.linear import Linear, build_linear
+from worker.llm.linear import FloatLinear, Linear, build_linear
 from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.linear import CompiledLinear, is_compiled_faster
@@ -26,25 +26,33 @@ SMALL_TENSOR_BYTES = 1 << 20
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of an artifact's files, each mapped into memory when it is asked for."""
+    """The tensors of an artifact's files, each mapped into memory when it is asked for.
+
+    One file is open at a time. So a layer that packs its weights anew has them in memory twice only
+    until the next file's turn.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._handles = [_open(path) for path in files]
-        self._owners = {name: handle for handle in self._handles for name in handle.keys()}  # noqa: SIM118
+        self._files = {name: path for path in files for name in _open(path).keys()}  # noqa: SIM118
+        self._open_path: Path | None = None
+        self._open_file: Any = None
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._owners[name].get_tensor(name)
+        path = self._files[name]
+        if path != self._open_path:
+            self._open_path, self._open_file = path, _open(path)
+        tensor: Tensor = self._open_file.get_tensor(name)
         # A view keeps its whole file mapped; small tensors are copied so that they do not.
         return tensor.clone() if tensor.nbytes <= SMALL_TENSOR_BYTES else tensor
 
     def __contains__(self, name: object) -> bool:
-        return name in self._owners
+        return name in self._files
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._owners)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return len(self._files)
 
 
 def load_model(artifact: Artifact, kernels: Kernels | None = None) -> Llama:
@@ -110,7 +118,7 @@ def _build_head(
 ) -> Linear:
     """The output layer; where it is tied and not quantized, its weight is the embedding."""
     if config.tie_word_embeddings and weights not in QUANTIZED:
-        return build_linear({"weight": embedding}, weights)
+        return FloatLinear(embedding, None)  # packed, it would take the embedding's memory again
     parts = _parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
     # its sums are integers: rounding them to bf16 would only lose
     return _build_linear(parts, weights, kernels, torch.float32)
