@@ -17,7 +17,7 @@ from worker.llm.linear import Int8Linear, Linear, quantize_activations
 from worker.llm.llama import Llama
 from worker.llm.loading import INT8_INPUTS
 from worker.llm.native import linear as native_linear
-from worker.llm.native.kernels import BLOCK_TOKENS, INPUT_MULTIPLE, Kernels
+from worker.llm.native.kernels import BLOCK_TOKENS, INPUT_MULTIPLE, Kernels, OpenedKernels
 from worker.llm.native.linear import (
     CompiledLinear,
     is_compiled_faster,
@@ -192,4 +192,25 @@ def test_layers_whose_inputs_do_not_fit_are_left_to_pytorch(
     )
     saved = save_reference(ragged, tmp_path)
     with_kernels = in_memory(saved, weights, kernels)
+    assert not with_kernels.has_compiled_matmuls
     assert torch.equal(forward(with_kernels), forward(in_memory(saved, weights)))
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "weights", "told"),
+    [
+        (64, Weights.INT4, "compiled"),
+        (64, Weights.BF16, "compiled between the matmuls"),
+        (16, Weights.INT4, "compiled matmuls, else PyTorch (not made for a model of this shape)"),
+        (16, Weights.BF16, "PyTorch (not made for a model of this shape)"),
+    ],
+)
+def test_it_is_told_what_of_a_model_is_compiled(
+    kernels: Kernels, head_dim: int, weights: Weights, told: str, tmp_path: Path
+) -> None:
+    saved = save_reference(make_reference(head_dim=head_dim), tmp_path)
+    model = in_memory(saved, weights, kernels)
+    opened = OpenedKernels(kernels, "")
+    assert told == opened.described(
+        steps=model.has_compiled_steps, matmuls=model.has_compiled_matmuls
+    )

@@ -83,7 +83,7 @@ def test_smaller_formats_take_less_memory(folder: Path) -> None:
 def test_an_int8_model_whose_sums_would_overflow_is_refused(tmp_path: Path) -> None:
     wide = make_reference(hidden_size=16, intermediate_size=1 << 17, num_hidden_layers=1)
     saved = save_reference(wide, tmp_path)
-    with pytest.raises(UnsupportedModel, match="131072 inputs.*use bf16 or int4"):
+    with pytest.raises(UnsupportedModel, match=r"131072 inputs.*use bf16 or int4"):
         in_memory(saved, Weights.INT8)
     in_memory(saved, Weights.INT4)
 

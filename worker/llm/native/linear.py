@@ -23,6 +23,7 @@ class CompiledLinear:
     """See worker.llm.linear.Linear."""
 
     takes_bytes = True
+    is_compiled = True
 
     def __init__(
         self,
