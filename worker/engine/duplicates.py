@@ -19,6 +19,8 @@ from worker.engine.request import EngineRequest
 from worker.engine.sampling import Sampled
 from worker.engine.sequence import Sequence
 
+ANSWER_TOKENS = 16  # as many take the memory that every answer needs, however short
+
 
 @dataclass(slots=True)
 class Follower:
@@ -56,10 +58,10 @@ class FollowedSequence:
 
     @property
     def weight_tokens(self) -> int:
-        """Tokens of prompt and output; each log probability counts as one more."""
+        """What is kept of it, in tokens: prompt, output, each log probability, the rest."""
         alternatives = self.sequence.request.sampling.top_logprobs
         logprobs = 0 if alternatives is None else 1 + alternatives
-        return self.sequence.num_tokens + len(self.sampled) * logprobs
+        return ANSWER_TOKENS + self.sequence.num_tokens + len(self.sampled) * logprobs
 
     def news(self) -> Iterator[SequenceOutput]:
         """What each follower has not heard yet."""
