@@ -267,6 +267,21 @@ def test_the_oldest_answers_are_forgotten_for_new_ones(remembering: Engine) -> N
     assert all(computed(key) for key in "dcba")
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        request("large", [1], 1, sampling=SamplingParams(logit_bias=((2, 1.0),) * 101)),
+        request("large", [1], 1, stop_ids=range(101)),
+    ],
+)
+def test_long_rules_count_as_what_they_take(large: EngineRequest) -> None:
+    engine, _ = small_engine(remembered_tokens=100)
+    engine.add(large)
+    run(engine)
+    engine.add(replace(large, key="again"))
+    assert engine.counters.waiting == 1
+
+
 def test_an_answer_that_is_too_long_to_be_remembered_drops_nothing_that_runs() -> None:
     engine, _ = small_engine(remembered_tokens=10)
     engine.add(request("a", PROMPT, 9))
