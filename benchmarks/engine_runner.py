@@ -60,7 +60,7 @@ class NativeEngine:
         counters = self._next_progress().model_dump(exclude={"kind"})
         return {
             **{name: float(value) for name, value in counters.items()},
-            "compiled_kernels": float(self._ready.kernels == "compiled"),
+            "compiled_kernels": float(self._ready.kernels.startswith("compiled")),
             "engine_load_seconds": self._ready.load_s,  # without starting the interpreter
             "loaded_peak_rss_bytes": self._ready.peak_rss_bytes,
             "kv_cache_bytes": self._ready.kv_cache_bytes,

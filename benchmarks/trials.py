@@ -68,11 +68,12 @@ class TreeUsage:
             with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended
                 times = process.cpu_times()
                 self._cpu_seconds[process.pid] = times.user + times.system
-                self._peaks[process.pid] = _peak_rss_bytes(process.pid)
+                peak_bytes = max(_peak_rss_bytes(process.pid), self._peaks.get(process.pid, 0))
+                self._peaks[process.pid] = peak_bytes  # one that is ending holds nothing any more
 
 
 def _peak_rss_bytes(pid: int) -> int:
-    """VmHWM of a process; 0 for one that has just ended. Raises OSError when it is gone."""
+    """VmHWM of a process; 0 for one that is ending. Raises OSError when it is gone."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 

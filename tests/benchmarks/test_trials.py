@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.engines import ENGINES, choose_engines, choose_works
 from benchmarks.pipeline_runner import read_counts, write_input
 from benchmarks.prepare import PROJECT
-from benchmarks.trials import Run, read_report, watch
+from benchmarks.trials import Run, TreeUsage, read_report, watch
 from benchmarks.workloads import Workload, build_short, build_workload
 from models.generation import TokenPrompt
 from models.wire.input import read_lines
@@ -64,6 +67,24 @@ def test_a_runner_is_watched_with_its_children(tmp_path: Path) -> None:
     run = watch([sys.executable, "-c", parent], tmp_path / "trial.log")
     assert (run.exit_code, run.output) == (0, "7\n")
     assert run.peak_rss_bytes > 64 << 20
+
+
+def test_what_a_process_has_used_is_kept_while_it_ends() -> None:
+    held = "held = bytearray(64 << 20); print(len(held), flush=True); input()"
+    usage = TreeUsage()
+    with subprocess.Popen(
+        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{64 << 20}\n"
+        usage.look(process.pid)
+        process.kill()
+        until_s = time.monotonic() + 20
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < until_s
+        usage.look(process.pid)
+    assert usage.peak_rss_bytes > 64 << 20
+    assert usage.cpu_seconds > 0
 
 
 def test_every_engine_has_its_runner_its_environment_and_works() -> None:

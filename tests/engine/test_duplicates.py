@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import cache
+from weakref import ref
 
 import pytest
 from hypothesis import settings
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.engine.stand_in import greedy_reference, request, run, small_engine, tokens_of
+from worker.engine import sampling
+from worker.engine.duplicates import ANSWER_TOKENS
 from worker.engine.engine import Engine
 from worker.engine.request import EngineRequest, SamplingParams
+from worker.engine.token_counts import TokenCounts
 
 PROMPT = [3, 1, 4, 1, 5, 9]
 PLAIN = request("plain", PROMPT, 9)
@@ -21,8 +25,8 @@ PLAIN = request("plain", PROMPT, 9)
 
 @pytest.fixture
 def remembering() -> Engine:
-    """An engine that remembers a few finished answers."""
-    return small_engine(remembered_tokens=100)[0]
+    """An engine that remembers four finished answers of 25 tokens."""
+    return small_engine(remembered_tokens=4 * (25 + ANSWER_TOKENS))[0]
 
 
 def test_duplicates_are_computed_once_and_answered_like_each_alone() -> None:
@@ -257,10 +261,25 @@ def test_the_oldest_answers_are_forgotten_for_new_ones(remembering: Engine) -> N
 
     assert all(computed(key) for key in "abcd")
     assert not any(computed(key) for key in "abcd")  # exactly full
-    assert computed("a", top_logprobs=4)  # 5 log probabilities for each of 5 tokens: 50 in all
+    assert computed("a", top_logprobs=4)  # 5 log probabilities for each of 5 tokens: 25 more
     assert not any(computed(key) for key in "cd")
-    assert computed("a", top_logprobs=0)  # 30 in all, so c and d have to go
+    assert computed("a", top_logprobs=3)  # 20 more, so c and d have to go
     assert all(computed(key) for key in "dcba")
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        request("large", [1], 1, sampling=SamplingParams(logit_bias=((2, 1.0),) * 101)),
+        request("large", [1], 1, stop_ids=range(101)),
+    ],
+)
+def test_long_rules_count_as_what_they_take(large: EngineRequest) -> None:
+    engine, _ = small_engine(remembered_tokens=100)
+    engine.add(large)
+    run(engine)
+    engine.add(replace(large, key="again"))
+    assert engine.counters.waiting == 1
 
 
 def test_an_answer_that_is_too_long_to_be_remembered_drops_nothing_that_runs() -> None:
@@ -271,6 +290,22 @@ def test_an_answer_that_is_too_long_to_be_remembered_drops_nothing_that_runs() -
     assert engine.counters.waiting == 1
 
 
+def test_what_penalties_have_counted_is_not_kept_with_an_answer(
+    remembering: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[ref[TokenCounts]] = []
+
+    class Watched(TokenCounts):
+        def __init__(self, prompt_ids: tuple[int, ...]) -> None:
+            super().__init__(prompt_ids)
+            counted.append(ref(self))
+
+    monkeypatch.setattr(sampling, "TokenCounts", Watched)
+    remembering.add(request("a", PROMPT, 9, sampling=SamplingParams(repetition_penalty=1.1)))
+    run(remembering)
+    assert [kept() for kept in counted] == [None]
+
+
 @cache
 def _reference(prompt: tuple[int, ...]) -> list[int]:
     return greedy_reference(prompt, 12)
@@ -279,7 +314,7 @@ def _reference(prompt: tuple[int, ...]) -> list[int]:
 class DuplicatesLife(RuleBasedStateMachine):
     """Few prompts in a small cache, so that duplicates meet in every state of a sequence."""
 
-    @initialize(num_blocks=st.integers(6, 20), remembered_tokens=st.sampled_from([0, 20, 60]))
+    @initialize(num_blocks=st.integers(6, 20), remembered_tokens=st.sampled_from([0, 40, 100]))
     def start(self, num_blocks: int, remembered_tokens: int) -> None:
         self.engine, self.model = small_engine(
             num_blocks=num_blocks,

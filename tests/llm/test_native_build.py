@@ -49,11 +49,22 @@ def test_a_folder_that_cannot_be_looked_into_is_a_reason(
 
 
 @needs_cpu
+def test_a_compiler_that_fails_in_another_encoding_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nprintf 'no \\253space\\273' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "space" in open_kernels(tmp_path / "kernels").reason
+
+
+@needs_cpu
 def test_a_file_that_is_no_library_is_a_reason(tmp_path: Path, kernel_folder: Path) -> None:
     (tmp_path / library_path(kernel_folder).name).write_text("no library")
     opened = open_kernels(tmp_path)
     assert opened.library is None
-    assert "cannot be loaded" in opened.described(in_use=False)
+    assert "cannot be loaded" in opened.described(steps=False, matmuls=False)
 
 
 @needs_cpu

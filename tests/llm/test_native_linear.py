@@ -14,8 +14,10 @@ from tests.llm.native_support import needs_cpu
 from tests.llm.tiny_models import in_memory, make_reference, save_reference
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import Int8Linear, Linear, quantize_activations
+from worker.llm.llama import Llama
+from worker.llm.loading import INT8_INPUTS
 from worker.llm.native import linear as native_linear
-from worker.llm.native.kernels import BLOCK_TOKENS, Kernels
+from worker.llm.native.kernels import BLOCK_TOKENS, INPUT_MULTIPLE, Kernels, OpenedKernels
 from worker.llm.native.linear import (
     CompiledLinear,
     is_compiled_faster,
@@ -29,6 +31,7 @@ pytestmark = needs_cpu
 # outputs, inputs: whole and partial panels, groups of 128, 64 and 32, inputs filled up
 SHAPES = [(96, 256), (33, 64), (100, 192), (1, 96), (130, 36), (64, 1100)]
 QUANTIZED = [Weights.INT8, Weights.INT4]
+LONGEST = INT8_INPUTS // INPUT_MULTIPLE * INPUT_MULTIPLE
 
 
 def build(
@@ -75,6 +78,17 @@ def test_extreme_bytes_do_not_saturate(kernels: Kernels, weights: Weights) -> No
     ones = Rows(torch.full((1, 4096), 255, dtype=torch.uint8), torch.ones(1))
     least = Rows(torch.full((1, 4096), 1, dtype=torch.uint8), torch.ones(1))
     assert torch.equal(layer(ones).values, -layer(least).values)
+
+
+def test_the_longest_sums_do_not_overflow(kernels: Kernels) -> None:
+    for byte, weight in ((255, 127), (255, -128), (0, 127), (0, -128)):
+        stored = {
+            "weight": torch.full((1, LONGEST), weight, dtype=torch.int8),
+            "scale": torch.ones(1),
+        }
+        layer = CompiledLinear(kernels, stored, Weights.INT8, torch.float32)
+        x = Rows(torch.full((1, LONGEST), byte, dtype=torch.uint8), torch.ones(1))
+        assert layer(x).values.item() == pytest.approx((byte - 128) * weight * LONGEST, rel=1e-6)
 
 
 @pytest.mark.parametrize("weights", QUANTIZED)
@@ -133,13 +147,18 @@ def test_rows_and_weights_that_do_not_fit_are_refused(kernels: Kernels) -> None:
 
 
 def test_where_onednn_is_faster_it_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.zeros(32, 64, dtype=torch.int8)
-    assert is_compiled_faster(weight, Weights.INT8)
-    assert not is_compiled_faster(weight[:, :30], Weights.INT8)
-    assert not is_compiled_faster(weight, Weights.BF16)
+    assert not is_compiled_faster(64, Weights.BF16)
+    monkeypatch.setattr(native_linear, "has_amx", lambda: False)
+    assert is_compiled_faster(64, Weights.INT8)
     monkeypatch.setattr(native_linear, "has_amx", lambda: True)
-    assert not is_compiled_faster(weight, Weights.INT8)
-    assert is_compiled_faster(weight, Weights.INT4)
+    assert not is_compiled_faster(64, Weights.INT8)
+    assert is_compiled_faster(64, Weights.INT4)
+
+
+def forward(model: Llama) -> Tensor:
+    """The logits after three tokens."""
+    cache = KVCache(model.config, 2, BLOCK_TOKENS, model.compute_dtype)
+    return model.forward(pack_step([Segment([5, 6, 7], 0, [0], True)], BLOCK_TOKENS), cache)
 
 
 def test_it_agrees_with_onednn(kernels: Kernels) -> None:
@@ -155,10 +174,43 @@ def test_every_linear_of_a_model_is_compiled(
     kernels: Kernels, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = make_reference(num_attention_heads=4, num_key_value_heads=2, head_dim=64)
+    monkeypatch.setattr(native_linear, "has_amx", lambda: False)
     multiply = Mock(wraps=getattr(kernels, f"multiply_{weights}"))
     monkeypatch.setattr(kernels, f"multiply_{weights}", multiply)
     model = in_memory(save_reference(reference, tmp_path), weights, kernels)
-    cache = KVCache(model.config, 2, BLOCK_TOKENS, model.compute_dtype)
-    model.forward(pack_step([Segment([5, 6, 7], 0, [0], True)], BLOCK_TOKENS), cache)
+    forward(model)
     # qkv, output, gate_up and down of each layer, and lm_head
     assert multiply.call_count == 4 * model.config.num_layers + 1
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_layers_whose_inputs_do_not_fit_are_left_to_pytorch(
+    kernels: Kernels, weights: Weights, tmp_path: Path
+) -> None:
+    ragged = make_reference(
+        hidden_size=30, num_attention_heads=3, num_key_value_heads=3, intermediate_size=50
+    )
+    saved = save_reference(ragged, tmp_path)
+    with_kernels = in_memory(saved, weights, kernels)
+    assert not with_kernels.has_compiled_matmuls
+    assert torch.equal(forward(with_kernels), forward(in_memory(saved, weights)))
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "weights", "told"),
+    [
+        (64, Weights.INT4, "compiled"),
+        (64, Weights.BF16, "compiled between the matmuls"),
+        (16, Weights.INT4, "compiled matmuls, else PyTorch (not made for a model of this shape)"),
+        (16, Weights.BF16, "PyTorch (not made for a model of this shape)"),
+    ],
+)
+def test_it_is_told_what_of_a_model_is_compiled(
+    kernels: Kernels, head_dim: int, weights: Weights, told: str, tmp_path: Path
+) -> None:
+    saved = save_reference(make_reference(head_dim=head_dim), tmp_path)
+    model = in_memory(saved, weights, kernels)
+    opened = OpenedKernels(kernels, "")
+    assert told == opened.described(
+        steps=model.has_compiled_steps, matmuls=model.has_compiled_matmuls
+    )

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.errors import UnsupportedModel
 from models.model_key import Weights
 from tests.llm.paged_session import Session, random_sequences
 from tests.llm.tiny_models import CONFIGURATIONS, in_memory, make_reference, save_reference
@@ -77,6 +78,14 @@ def test_smaller_formats_take_less_memory(folder: Path) -> None:
     linears = (held[Weights.BF16] - embedding) / 2  # weights in the linear layers
     padded = linears + 15 * 128  # the 97 outputs of lm_head are filled up to 112
     assert held[Weights.INT4] - embedding <= 0.6 * padded
+
+
+def test_an_int8_model_whose_sums_would_overflow_is_refused(tmp_path: Path) -> None:
+    wide = make_reference(hidden_size=16, intermediate_size=1 << 17, num_hidden_layers=1)
+    saved = save_reference(wide, tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"131072 inputs.*use bf16 or int4"):
+        in_memory(saved, Weights.INT8)
+    in_memory(saved, Weights.INT4)
 
 
 def test_int8_decoding_does_not_depend_on_who_shares_the_batch(folder: Path) -> None:

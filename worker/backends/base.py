@@ -29,7 +29,7 @@ class Description:
     kv_cache_tokens: int
     kv_cache_bytes: int
     max_sequences: int
-    kernels: str  # what computes between the matmuls, and why
+    kernels: str  # what of the model is compiled, and why not the rest
 
 
 @dataclass(frozen=True, slots=True)

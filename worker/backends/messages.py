@@ -49,7 +49,7 @@ class Ready(Frozen):
     kv_cache_tokens: int
     kv_cache_bytes: int
     max_sequences: int
-    kernels: str  # what computes between the matmuls, and why
+    kernels: str  # what of the model is compiled, and why not the rest
     threads: int
     load_s: float
     peak_rss_bytes: int

@@ -222,5 +222,7 @@ def _describe(
         kv_cache_tokens=limits.cache_tokens,
         kv_cache_bytes=limits.num_blocks * demand.block_bytes,
         max_sequences=limits.max_sequences,
-        kernels=kernels.described(in_use=model.is_compiled),
+        kernels=kernels.described(
+            steps=model.has_compiled_steps, matmuls=model.has_compiled_matmuls
+        ),
     )

@@ -19,6 +19,8 @@ from worker.engine.request import EngineRequest
 from worker.engine.sampling import Sampled
 from worker.engine.sequence import Sequence
 
+ANSWER_TOKENS = 16  # as many take the memory that every answer needs, however short
+
 
 @dataclass(slots=True)
 class Follower:
@@ -56,10 +58,12 @@ class FollowedSequence:
 
     @property
     def weight_tokens(self) -> int:
-        """Tokens of prompt and output; each log probability counts as one more."""
-        alternatives = self.sequence.request.sampling.top_logprobs
+        """What is kept of it: its tokens; a log probability, bias or stop token is one more."""
+        request = self.sequence.request
+        alternatives = request.sampling.top_logprobs
         logprobs = 0 if alternatives is None else 1 + alternatives
-        return self.sequence.num_tokens + len(self.sampled) * logprobs
+        rules = len(request.sampling.logit_bias) + len(request.stop.suppressed_ids)
+        return ANSWER_TOKENS + self.sequence.num_tokens + len(self.sampled) * logprobs + rules
 
     def news(self) -> Iterator[SequenceOutput]:
         """What each follower has not heard yet."""

@@ -163,4 +163,5 @@ class Engine:
             reason = finish_reason(sequence, self.config.sequence_tokens)
         if sampled.failed or reason is not None:
             self._scheduler.remove(sequence)
+            self._sampler.forget(sequence)
         self._duplicates.append(sequence, sampled, reason)

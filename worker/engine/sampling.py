@@ -61,6 +61,10 @@ class Sampler:
         failed = largest.isfinite().logical_not_().tolist()
         return [Sampled(*row) for row in zip(tokens.tolist(), logprobs, failed, strict=True)]
 
+    def forget(self, sequence: Sequence) -> None:
+        """Take no memory for a sequence that has ended, whoever keeps it."""
+        self._counts.pop(sequence, None)
+
     def process(self, logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
         """The logits after bias, penalties and minimum length; changes `logits` (R, V)."""
         _add_bias(logits, [s.request.sampling for s in sequences])

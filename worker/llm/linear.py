@@ -33,6 +33,11 @@ class Linear(Protocol):
         """Whether quantized rows are what the kernel wants."""
         ...
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the kernel is our own."""
+        ...
+
     def __call__(self, x: Rows) -> Rows:
         """Multiply the rows; returns (M, N)."""
         ...
@@ -45,6 +50,8 @@ class Linear(Protocol):
 
 class FloatLinear:
     """Weights in the compute dtype, float32 or bfloat16."""
+
+    is_compiled = False
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight = weight  # (N, K)
@@ -65,6 +72,8 @@ class PackedLinear:
     From the order they are stored in it reads them more slowly: a fifth with 60 rows, a third with
     one.
     """
+
+    is_compiled = False
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
@@ -94,6 +103,8 @@ class Int8Linear:
     The activations must be unsigned around a zero point: with signed ones oneDNN silently takes a
     reference loop that is thousands of times slower.
     """
+
+    is_compiled = False
 
     def __init__(
         self, weight: Tensor, scale: Tensor, bias: Tensor | None, output_dtype: torch.dtype
@@ -137,6 +148,8 @@ class Int8Linear:
 
 class Int4Linear:
     """int4 weights in groups along the inputs, activations exact: ATen's int4 matmul."""
+
+    is_compiled = False
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         """Pack weight (N, K'/2) uint8 with scale (N, K'/group), as `quantize_linear` stores them.

@@ -56,18 +56,20 @@ class Llama:
         self._operations = operations or TorchOperations(config, self.compute_dtype)
 
     @property
-    def is_compiled(self) -> bool:
+    def has_compiled_steps(self) -> bool:
         """Whether the steps between the matmuls are not those of PyTorch."""
         return not isinstance(self._operations, TorchOperations)
 
     @property
+    def has_compiled_matmuls(self) -> bool:
+        """Whether any matmul is our own."""
+        return any(linear.is_compiled for linear in self._linears)
+
+    @property
     def weight_bytes(self) -> int:
         """Memory of the weights."""
-        held = self._weights
-        linears = [held.lm_head]
-        for layer in held.layers:
-            linears += [layer.qkv, layer.output, layer.gate_up, layer.down]
-        return held.embedding.nbytes + sum(linear.weight_bytes for linear in linears)
+        linear_bytes = sum(linear.weight_bytes for linear in self._linears)
+        return self._weights.embedding.nbytes + linear_bytes
 
     @torch.no_grad()
     def forward(self, packed: PackedInput, cache: KVCache) -> Tensor:
@@ -91,3 +93,10 @@ class Llama:
         delta = None if delta is None else delta.select(packed.sample_rows)
         normed = run.add_norm(x, delta, self._weights.norm, quantize=head.takes_bytes)
         return head(normed).applied().float()
+
+    @property
+    def _linears(self) -> list[Linear]:
+        linears = [self._weights.lm_head]
+        for layer in self._weights.layers:
+            linears += [layer.qkv, layer.output, layer.gate_up, layer.down]
+        return linears

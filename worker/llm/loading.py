@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.errors import ArtifactError
+from models.errors import ArtifactError, UnsupportedModel
 from models.model_key import Weights
 from worker.llm.artifact import Artifact
 from worker.llm.config import ModelConfig, read_model_config
@@ -23,6 +23,7 @@ from worker.llm.native.operations import NativeOperations, fits
 from worker.llm.quantize import stored_layout
 
 SMALL_TENSOR_BYTES = 1 << 20
+INT8_INPUTS = (1 << 17) - 1  # of a layer: the sum of more products of 128 * 128 exceeds 32 bits
 
 
 class StoredTensors(Mapping[str, Tensor]):
@@ -73,7 +74,7 @@ def build_model(
     """The model of the tensors that `convert` yields, by name.
 
     Raises ArtifactError when one is missing or is not what config.json asks for: the compiled
-    kernels would read past its end.
+    kernels would read past its end. Raises UnsupportedModel for layers too wide for exact sums.
     """
     dtype, hidden = compute_dtype(weights), config.hidden_size
     layers = tuple(
@@ -101,7 +102,7 @@ def _build_layer(
     for name, shape in linears(config, prefix).items():
         size = (shape.outputs, shape.inputs)
         parts = _parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
-        built[name] = _build_linear(parts, weights, kernels)
+        built[name] = _build_linear(parts, shape.inputs, weights, kernels)
     return DecoderLayer(
         attention_norm=_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
         mlp_norm=_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
@@ -121,16 +122,21 @@ def _build_head(
         return FloatLinear(embedding, None)  # packed, it would take the embedding's memory again
     parts = _parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
     # its sums are integers: rounding them to bf16 would only lose
-    return _build_linear(parts, weights, kernels, torch.float32)
+    return _build_linear(parts, config.hidden_size, weights, kernels, torch.float32)
 
 
 def _build_linear(
     parts: Mapping[str, Tensor],
+    inputs: int,
     weights: Weights,
     kernels: Kernels | None,
     output_dtype: torch.dtype = torch.bfloat16,
 ) -> Linear:
-    if kernels is not None and is_compiled_faster(parts["weight"], weights):
+    if weights is Weights.INT8 and inputs > INT8_INPUTS:
+        raise UnsupportedModel(
+            f"a layer has {inputs} inputs, int8 weights can have {INT8_INPUTS}: use bf16 or int4"
+        )
+    if kernels is not None and is_compiled_faster(inputs, weights):
         return CompiledLinear(kernels, parts, weights, output_dtype)
     return build_linear(parts, weights, output_dtype=output_dtype)
 

@@ -106,8 +106,9 @@ def _compile(compiler: str, target: Path) -> None:
         command = [compiler, *FLAGS, *sources, "-o", str(made)]
         try:
             subprocess.run(
-                command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
-            )
+                command, check=True, capture_output=True, text=True, errors="replace",
+                timeout=COMPILE_TIMEOUT_S,
+            )  # fmt: skip
         except subprocess.CalledProcessError as exc:
             first = (exc.stderr or "").strip().partition("\n")[0]
             raise KernelsUnavailable(f"{compiler} cannot compile the kernels: {first}") from exc

@@ -193,11 +193,12 @@ class OpenedKernels:
     library: Kernels | None
     reason: str
 
-    def described(self, *, in_use: bool) -> str:
-        """For people: what computes between the matmuls, and why."""
-        if in_use:
-            return "compiled"
-        return f"PyTorch ({self.reason or 'not made for a model of this shape'})"
+    def described(self, *, steps: bool, matmuls: bool) -> str:
+        """For people: whether matmuls and the steps between them are compiled, and why not."""
+        if steps:
+            return "compiled" if matmuls else "compiled between the matmuls"
+        reason = self.reason or "not made for a model of this shape"
+        return f"{'compiled matmuls, else ' if matmuls else ''}PyTorch ({reason})"
 
 
 def open_kernels(cache: Path | None) -> OpenedKernels:

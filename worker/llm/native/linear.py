@@ -23,6 +23,7 @@ class CompiledLinear:
     """See worker.llm.linear.Linear."""
 
     takes_bytes = True
+    is_compiled = True
 
     def __init__(
         self,
@@ -58,11 +59,11 @@ class CompiledLinear:
         return self._panels.nbytes + self._scale.nbytes
 
 
-def is_compiled_faster(weight: Tensor, weights: Weights) -> bool:
-    """Whether the stored weight should be multiplied by `CompiledLinear`.
+def is_compiled_faster(inputs: int, weights: Weights) -> bool:
+    """Whether a layer of so many inputs should be a `CompiledLinear`.
 
     With AMX oneDNN is the faster one for int8; it has no kernel for int4.
     """
-    if weights is Weights.INT8:
-        return not has_amx() and weight.size(1) % INPUT_MULTIPLE == 0
-    return weights is Weights.INT4
+    if inputs % INPUT_MULTIPLE:  # of rows: those of int4 weights are filled up
+        return False
+    return weights is Weights.INT4 or (weights is Weights.INT8 and not has_amx())
