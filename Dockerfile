@@ -14,12 +14,13 @@ RUN useradd --system --uid 10001 --home-dir /data --create-home nightshift
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # The dependencies are installed before the code is there, so that a change of code reuses them.
-RUN mkdir api cli models worker
+RUN mkdir api cli models nightshift worker
 
 
 FROM base AS client
 RUN pip install -c constraints.txt . && pip uninstall --yes nightshift
 COPY models models
+COPY nightshift nightshift
 COPY worker worker
 COPY api api
 COPY cli cli
@@ -58,6 +59,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install -c constraints.txt --extra-index-url "${TORCH_INDEX}" '.[worker]' \
     && pip uninstall --yes nightshift
 COPY models models
+COPY nightshift nightshift
 COPY worker worker
 COPY api api
 COPY cli cli

@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := api cli models worker benchmarks tests tools
+CODE := api cli models nightshift worker benchmarks tests tools
 PYTHON ?=
 TORCH_INDEX ?=
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.

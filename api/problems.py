@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 
@@ -29,7 +30,7 @@ RETRY_AFTER_S = 5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)  # not frozen: whoever handles an exception sets its traceback
 class Problem(Exception):
     """An answer other than the one that was hoped for; raise it anywhere below a route."""
 
@@ -92,6 +93,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NightshiftError, _answer_known)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unknown)
 
 
@@ -135,6 +137,11 @@ def _answer_invalid(_request: Request, exc: Exception) -> JSONResponse:
     first = exc.errors()[0]
     name = str(first["loc"][-1])
     return Problem(400, f"{name}: {first['msg']}", "invalid_value", name).response()
+
+
+def _answer_nobody(_request: Request, _exc: Exception) -> JSONResponse:
+    """The client broke off in the middle of its request: nobody reads this, and it is no fault."""
+    return Problem(400, "the request broke off", "incomplete_request").response()
 
 
 def _answer_unknown(_request: Request, exc: Exception) -> JSONResponse:

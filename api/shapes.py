@@ -170,8 +170,8 @@ MetadataValues = Annotated[
 Window = Annotated[
     str,
     Field(
-        pattern=r"^([1-9][0-9]?h|[1-6][0-9]{2}h|7[01][0-9]h|720h|[1-9]d|[12][0-9]d|30d)$",
-        description="`24h`, or from `1h` to `30d`.",
+        pattern=r"^(none|[1-9][0-9]?h|[1-6][0-9]{2}h|7[01][0-9]h|720h|[1-9]d|[12][0-9]d|30d)$",
+        description="`24h`, from `1h` to `30d`, or `none`: the batch does not expire.",
     ),
 ]
 

@@ -63,6 +63,10 @@ def _global_flags(
     broker_url: Annotated[
         str | None, typer.Option(metavar="URL", help="redis:// or rediss://; default: none.")
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask this server about batches, not a database."),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
     ] = None,
@@ -80,7 +84,9 @@ def _global_flags(
     if context.invoked_subcommand is None:
         emit(context.get_help())
         raise typer.Exit
-    context.obj = GlobalFlags(home, database_url, broker_url, log_level, tuple(assignments or ()))
+    context.obj = GlobalFlags(
+        home, database_url, broker_url, url, log_level, tuple(assignments or ())
+    )
 
 
 def _models() -> typer.Typer:

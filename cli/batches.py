@@ -5,35 +5,27 @@ from __future__ import annotations
 import typer
 
 from cli import options
-from cli.context import load, open_database
-from cli.submit import print_batch, ring_for
+from cli.job_store import open_job_store
+from cli.submit import print_batch
 from models.errors import InputError, StateError
 
 
 def cancel(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
     """Cancel a batch; what is finished stays and is delivered."""
-    from models.store.batches import cancel_batch, finalize_batch, get_batch
-    from worker.dead_leases import release_leases_of_the_dead
-
-    with open_database(load(context)) as database:
+    with open_job_store(context) as store:
         try:
-            cancelled = cancel_batch(database, batch)
+            cancelled = store.cancel(batch)
         except StateError as exc:
-            ended = get_batch(database, batch)
-            raise InputError(f"batch {batch} is {ended.state}; nothing is left to cancel") from exc
-        if not cancelled.is_terminal:
-            # A killed run may have been the last process that would have closed the batch.
-            release_leases_of_the_dead(database, batch)
-            cancelled = finalize_batch(database, batch)
+            state = store.batch(batch)["status"]
+            raise InputError(f"batch {batch} is {state}; nothing is left to cancel") from exc
     print_batch(cancelled, as_json=as_json)
 
 
 def retry(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
     """Submit the failed requests of a batch again and print the new batch's id."""
-    from models.store.retry import retry_batch
-
-    settings = load(context)
-    with open_database(settings) as database:
-        fresh = retry_batch(database, batch, chunk_requests=settings.chunk_requests)
-        ring_for(settings, database, fresh)
+    with open_job_store(context) as store:
+        try:
+            fresh = store.retry(batch)
+        except StateError as exc:
+            raise InputError(str(exc)) from exc
     print_batch(fresh, as_json=as_json)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from worker.llm.registry import Registry
 
 
+SECRET = "api_key"  # of the settings, the one that no flag gives
+
+
 @dataclass(frozen=True, slots=True)
 class GlobalFlags:
     """The flags of `nightshift` itself; None where the environment or the default decides."""
@@ -28,6 +31,7 @@ class GlobalFlags:
     home: str | None = None
     database_url: str | None = None
     broker_url: str | None = None
+    url: str | None = None
     log_level: str | None = None
     assignments: tuple[str, ...] = ()  # NAME=VALUE, for the settings without a flag of their own
 
@@ -41,6 +45,11 @@ class GlobalFlags:
             if not equals:
                 raise SettingsError(f"--set {text!r} cannot be used: give NAME=VALUE")
             values[variable_name(name.strip().lower())] = value
+        if variable_name(SECRET) in values:
+            raise SettingsError(
+                f"{variable_name(SECRET)} is read from the environment only: everybody on the "
+                "machine can read a command line"
+            )
         return values
 
     def named(self) -> dict[str, object]:
@@ -49,12 +58,25 @@ class GlobalFlags:
             "home": self.home,
             "database_url": self.database_url,
             "broker_url": self.broker_url,
+            "url": self.url,
             "log_level": self.log_level,
         }
 
 
 def load(context: typer.Context, **flags: object) -> Settings:
-    """The settings of this command line: environment, then global flags, then the command's."""
+    """The settings of a command that works on this machine, whatever NIGHTSHIFT_URL is.
+
+    Environment, then global flags, then the command's. Raises SettingsError for `--url`, which
+    would do nothing.
+    """
+    before: GlobalFlags = context.obj
+    if before.url is not None:
+        raise SettingsError(f"`{context.command_path}` works on this machine: leave out --url")
+    return load_for_server(context, **flags)
+
+
+def load_for_server(context: typer.Context, **flags: object) -> Settings:
+    """The same of a command that may ask a server."""
     from models.settings import load_settings
 
     before: GlobalFlags = context.obj

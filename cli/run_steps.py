@@ -23,7 +23,6 @@ from cli.display import say
 from cli.model_choice import ensure_model
 from cli.output_file import write_json_lines
 from cli.progress import LOADING, ProgressDisplay, progress_display
-from cli.results import batch_lines
 from cli.status import raise_unless_completed
 from cli.stopping import stop_on_signals
 from cli.submission import InputOptions, submit_input
@@ -126,6 +125,7 @@ def _finish(
     database: Database, settings: Settings, plan: RunPlan, *, submitted: Submitted, watch: Stopwatch
 ) -> RunSummary:
     """Generate what is missing, write the files and sum up."""
+    from cli.database_store import shown
     from models.store.results import batch_figures, database_time
 
     batch = submitted.batch
@@ -142,7 +142,7 @@ def _finish(
     _show(database, plan, batch, failed=failed)
     if batch.state != BatchState.COMPLETED:
         say("the same command with --new starts afresh")
-    raise_unless_completed(batch)
+    raise_unless_completed(shown(database, batch))
     figures = batch_figures(database, batch.id, began_at)
     return RunSummary(
         batch_id=batch.id,
@@ -189,6 +189,8 @@ def _tell(display: ProgressDisplay, batch: Batch, *, stage: str) -> None:
 
 def _write(database: Database, plan: RunPlan, batch: Batch) -> int:
     """Write both files whole; returns how many requests failed. No failures, no errors file."""
+    from cli.database_store import batch_lines
+
     write_json_lines(plan.output, batch_lines(database, batch, ResultStatus.OK))
     if batch.failed:
         return write_json_lines(plan.errors, batch_lines(database, batch, ResultStatus.ERROR))

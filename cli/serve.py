@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.context import load, open_database, show_log
+from cli.context import load, open_database, open_registry, show_log
 from cli.display import say
+from models.errors import ModelError, NotFoundError
+
+if TYPE_CHECKING:
+    from models.database import Database
+    from models.store.views import ServedModel
+    from worker.llm.registry import Registry, RegistryEntry
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -15,12 +24,47 @@ def serve(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", help="0: any free one.")] = 8000,
 ) -> None:
-    """Serve the HTTP API until Ctrl-C or SIGTERM."""
+    """Serve the HTTP API until Ctrl-C or SIGTERM.
+
+    Batches may name the models of this machine's registry, and those that a worker has served.
+    """
     settings = load(context)
     from api.server import listen
     from api.server import serve as serve_api
 
     show_log(settings)
     with open_database(settings, create=True) as database, listen(host, port) as listening:
+        _register_models(database, open_registry(settings))
         say(f"listening on http://{host}:{listening.getsockname()[1]}")
         serve_api(settings, database, listening)
+
+
+def _register_models(database: Database, registry: Registry) -> None:
+    """Let batches name what is here, before the first worker of it has started.
+
+    What a worker has entered stays: its artifact may be another one.
+    """
+    from models.store.workers import list_models, register_model
+
+    known = {model.key for model in list_models(database)}
+    for entry in registry.entries():
+        if entry.key in known:
+            continue
+        try:
+            register_model(database, _served(entry))
+        except (ModelError, NotFoundError) as exc:
+            _log.warning("model %s cannot be served: %s", entry.key, exc)
+
+
+def _served(entry: RegistryEntry) -> ServedModel:
+    """The model as a worker of this artifact would enter it."""
+    from models.store.views import ServedModel
+    from worker.llm.config import read_model_config
+
+    return ServedModel(
+        key=entry.key,
+        artifact=entry.digest,
+        architecture=entry.architecture,
+        context_tokens=read_model_config(entry.folder).max_position_embeddings,
+        source=entry.source,
+    )

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load, open_database
 from cli.display import emit, emit_json, format_seconds, format_time, print_pairs, print_table, say
+from cli.job_store import JobStore, open_job_store
 from cli.progress import progress_display
 from models.errors import BatchNotCompleted
-from models.states import BatchState
+from models.states import BatchState, is_terminal
 
 if TYPE_CHECKING:
-    from models.database import Database
-    from models.store.views import Batch
+    from nightshift import Batch, Json
 
 POLL_S = 1.0
 LISTED = 100
@@ -33,17 +32,15 @@ def status(
     as_json: options.AsJson = False,
 ) -> None:
     """Show where a batch stands, or list the newest batches."""
-    from models.store.batches import get_batch
-
     if watch and batch is None:
         raise typer.BadParameter("--watch needs the id of a batch")
-    with open_database(load(context)) as database:
+    with open_job_store(context) as store:
         if batch is None:
-            _list(database, as_json=as_json)
+            _list(store.newest(LISTED), as_json=as_json)
         elif watch:
-            _watch(database, batch, as_json=as_json)
+            _watch(store, batch, as_json=as_json)
         else:
-            _show(database, get_batch(database, batch), as_json=as_json)
+            _show(store.batch(batch), as_json=as_json)
 
 
 def wait(
@@ -55,47 +52,39 @@ def wait(
     as_json: options.AsJson = False,
 ) -> None:
     """Wait until a batch has ended; exit 0 when it is completed and 6 otherwise."""
-    with open_database(load(context)) as database:
-        ended = await_end(database, batch, timeout_s=timeout)
-        if as_json:
-            emit_json(_as_dict(database, ended))
+    with open_job_store(context) as store:
+        ended = store.await_end(batch, timeout)
+    if not has_ended(ended):
+        raise BatchNotCompleted(
+            f"batch {batch} is still {ended['status']} after {timeout:g} s ({_done(ended)} of "
+            f"{ended['request_counts']['total']} requests); wait again, or see that a worker of "
+            "its model runs"
+        )
+    if as_json:
+        emit_json(ended)
     raise_unless_completed(ended)
 
 
-def await_end(database: Database, batch_id: str, *, timeout_s: float | None = None) -> Batch:
-    """Poll until the batch is terminal; raises BatchNotCompleted after the timeout."""
-    from models.store.batches import get_batch
-
-    give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
-    while not (batch := get_batch(database, batch_id)).is_terminal:
-        left_s = POLL_S if give_up_s is None else give_up_s - time.monotonic()
-        if left_s <= 0:
-            raise BatchNotCompleted(
-                f"batch {batch.id} is still {batch.state} after {timeout_s:g} s "
-                f"({batch.completed + batch.failed} of {batch.total} requests); wait again, or see "
-                "that a worker of its model runs"
-            )
-        time.sleep(min(POLL_S, left_s))
-    return batch
+def has_ended(batch: Batch) -> bool:
+    """Whether nothing about the batch will change any more."""
+    return is_terminal(BatchState(batch["status"]))
 
 
 def raise_unless_completed(batch: Batch) -> None:
     """Raise BatchNotCompleted for a batch that ended in any other state."""
-    if batch.state == BatchState.COMPLETED:
+    state = batch["status"]
+    if state == BatchState.COMPLETED:
         return
-    reason = f": {batch.errors[0].message}" if batch.errors else ""
+    reason = f": {errors[0]['message']}" if (errors := _errors(batch)) else ""
     raise BatchNotCompleted(
-        f"batch {batch.id} ended as {batch.state}{reason}; `nightshift results {batch.id}` prints "
+        f"batch {batch['id']} ended as {state}{reason}; `nightshift results {batch['id']}` prints "
         "what was finished"
     )
 
 
-def _list(database: Database, *, as_json: bool) -> None:
-    from models.store.batches import list_batches
-
-    batches = list_batches(database, limit=LISTED)
+def _list(batches: list[Batch], *, as_json: bool) -> None:
     if as_json:
-        emit_json([_as_dict(database, batch) for batch in batches])
+        emit_json(batches)
     elif batches:
         columns = ("BATCH", "STATE", "MODEL", "DONE", "TOTAL", "FAILED", "CREATED")
         print_table(columns, [_row(batch) for batch in batches])
@@ -104,87 +93,81 @@ def _list(database: Database, *, as_json: bool) -> None:
 
 
 def _row(batch: Batch) -> tuple[str, ...]:
-    done = batch.completed + batch.failed
-    counts = (str(done), str(batch.total), str(batch.failed))
-    created = format_time(batch.created_at)
-    return (batch.id, str(batch.state), _model(batch), *counts, created)
+    counts = batch["request_counts"]
+    numbers = (str(_done(batch)), str(counts["total"]), str(counts["failed"]))
+    created = format_time(batch["created_at"])
+    return (batch["id"], batch["status"], _model(batch), *numbers, created)
+
+
+def _done(batch: Batch) -> int:
+    return batch["request_counts"]["completed"] + batch["request_counts"]["failed"]
 
 
 def _model(batch: Batch) -> str:
-    return "-" if batch.model is None else str(batch.model)
+    return "-" if batch["model"] is None else f"{batch['model']}:{batch['nightshift']['weights']}"
 
 
-def _show(database: Database, batch: Batch, *, as_json: bool) -> None:
+def _errors(batch: Batch) -> list[Json]:
+    return [] if batch["errors"] is None else batch["errors"]["data"]
+
+
+def _show(batch: Batch, *, as_json: bool) -> None:
     if as_json:
-        emit_json(_as_dict(database, batch))
+        emit_json(batch)
         return
-    from models.store.speed import batch_speed
-
-    done = batch.completed + batch.failed
-    speed = batch_speed(database, batch)
-    rate = "-" if speed.tokens_per_second is None else f"{speed.tokens_per_second:.1f}"
-    left = "-" if speed.eta_s is None else f"about {format_seconds(speed.eta_s)}"
+    counts, usage, more = batch["request_counts"], batch["usage"], batch["nightshift"]
+    speed, eta_s = more["tokens_per_second"], more["eta_seconds"]
     print_pairs(
         [
-            ("batch", batch.id),
-            ("state", str(batch.state)),
+            ("batch", batch["id"]),
+            ("state", batch["status"]),
             ("model", _model(batch)),
-            ("requests", f"{done} of {batch.total}, {batch.failed} failed"),
-            ("tokens", f"{batch.prompt_tokens} prompt, {batch.output_tokens} output"),
-            ("tokens/s", rate),
-            ("left", left),
-            ("created", format_time(batch.created_at)),
+            ("requests", f"{_done(batch)} of {counts['total']}, {counts['failed']} failed"),
+            ("tokens", f"{usage['input_tokens']} prompt, {usage['output_tokens']} output"),
+            ("tokens/s", "-" if speed is None else f"{speed:.1f}"),
+            ("left", "-" if eta_s is None else f"about {format_seconds(eta_s)}"),
+            ("created", format_time(batch["created_at"])),
             ("ended", format_time(_ended_at(batch))),
-            *((f"error line {error.line}", error.message) for error in batch.errors),
+            *((f"error line {error['line']}", error["message"]) for error in _errors(batch)),
         ]
     )
 
 
-def _watch(database: Database, batch_id: str, *, as_json: bool) -> None:
+def _watch(store: JobStore, batch_id: str, *, as_json: bool) -> None:
     """Follow a batch: JSON lines at every change, or a progress display."""
-    from models.store.batches import get_batch
-
-    batch = get_batch(database, batch_id)
+    batch = store.batch(batch_id)
     if as_json:
-        _watch_as_json(database, batch)
+        _watch_as_json(store, batch)
         return
     with progress_display() as display:
         while True:
             display.update(
-                done=batch.completed + batch.failed,
-                total=batch.total,
-                output_tokens=batch.output_tokens,
-                stage=str(batch.state),
+                done=_done(batch),
+                total=batch["request_counts"]["total"],
+                output_tokens=batch["usage"]["output_tokens"],
+                stage=batch["status"],
             )
-            if batch.is_terminal:
+            if has_ended(batch):
                 break
             time.sleep(POLL_S)
-            batch = get_batch(database, batch_id)
-    emit(str(batch.state))
+            batch = store.batch(batch_id)
+    emit(batch["status"])
 
 
-def _watch_as_json(database: Database, batch: Batch) -> None:
-    from models.store.batches import get_batch
-
+def _watch_as_json(store: JobStore, batch: Batch) -> None:
     told: Batch | None = None
     while True:
         if batch != told:
-            emit_json(_as_dict(database, batch), indent=None)
+            emit_json(batch, indent=None)
             told = batch
-        if batch.is_terminal:
+        if has_ended(batch):
             return
         time.sleep(POLL_S)
-        batch = get_batch(database, batch.id)
-
-
-def _as_dict(database: Database, batch: Batch) -> dict[str, object]:
-    from models.store.speed import batch_speed
-    from models.wire.output import batch_object
-
-    speed = batch_speed(database, batch)
-    return batch_object(batch, eta_s=speed.eta_s, tokens_per_second=speed.tokens_per_second)
+        batch = store.batch(batch["id"])
 
 
 def _ended_at(batch: Batch) -> float | None:
-    times = (batch.completed_at, batch.failed_at, batch.cancelled_at, batch.expired_at)
+    times = (
+        batch["completed_at"], batch["failed_at"], batch["cancelled_at"], batch["expired_at"]
+    )  # fmt: skip
     return next((at for at in times if at is not None), None)

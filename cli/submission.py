@@ -28,6 +28,18 @@ class InputOptions:
     system: str | None = None
     completions: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file alone says everything."""
+        return not self.defaults and self.system is None and not self.completions
+
+    def check_readable(self) -> None:
+        """Raise InputFileError now, before anything slow begins."""
+        from models.wire.raw_lines import file_errors
+
+        with file_errors(self.path), self.path.open("rb"):
+            pass
+
     def digest(self) -> str:
         """SHA-256 of the file and these flags: equal ones ask for the same answers.
 
@@ -61,7 +73,7 @@ def submit_input(
     from models.store.submit import submit_batch
     from models.store.views import Submission
 
-    endpoint, lines = _peek_endpoint(_read(settings, options, model))
+    endpoint, lines = open_lines(settings, options, model)
     submission = Submission(
         model=model,
         endpoint=endpoint,
@@ -75,11 +87,17 @@ def submit_input(
     return submit_batch(database, submission, lines)
 
 
-def _read(settings: Settings, options: InputOptions, model: ModelKey) -> Iterator[Line]:
+def open_lines(
+    settings: Settings, options: InputOptions, model: ModelKey
+) -> tuple[str, Iterator[Line]]:
+    """The endpoint of the batch, and all lines of the file as they are read.
+
+    Raises InputFileError here, when nothing of it can be used, and while it is read.
+    """
     from models.wire.input import read_lines
     from models.wire.limits import InputLimits
 
-    return read_lines(
+    lines = read_lines(
         options.path,
         model_name=str(model),
         defaults=dict(options.defaults),
@@ -87,6 +105,7 @@ def _read(settings: Settings, options: InputOptions, model: ModelKey) -> Iterato
         system=options.system,
         as_completion=options.completions,
     )
+    return _peek_endpoint(lines)
 
 
 def _peek_endpoint(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:

@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load, open_database, open_registry
 from cli.display import emit, emit_json
 from cli.flag_groups import Given, with_flag_groups
-from cli.model_choice import split_name
-from cli.submission import InputOptions, submit_input
-from models.errors import NotFoundError
+from cli.job_store import SubmitOrder, open_job_store
+from cli.submission import InputOptions
 
 if TYPE_CHECKING:
-    from models.database import Database
-    from models.model_key import ModelKey, Weights
-    from models.settings import Settings
-    from models.store.views import Batch
+    from nightshift import Batch
 
 
 @with_flag_groups
@@ -43,63 +38,18 @@ def submit(
     Decoding flags are defaults: what a request says itself wins.
     """
     asked = InputOptions(path=input_path, defaults=decoding, system=system, completions=completions)
-    settings = load(context)
-    digest = asked.digest()
-    with open_database(settings, create=True) as database:
-        submitted = submit_input(
-            database,
-            settings,
-            asked,
-            model=_find_key(settings, database, model, weights),
-            digest=digest,
-            idempotency_key=idempotency_key,
-            priority=priority,
-        )
-        ring_for(settings, database, submitted.batch)
-    print_batch(submitted.batch, as_json=as_json)
+    asked.check_readable()
+    order = SubmitOrder(
+        model=model, weights=weights, idempotency_key=idempotency_key, priority=priority
+    )
+    with open_job_store(context, create=True) as store:
+        batch = store.submit(asked, order)
+    print_batch(batch, as_json=as_json)
 
 
 def print_batch(batch: Batch, *, as_json: bool) -> None:
     """Print the id alone, or the whole batch as JSON."""
-    from models.wire.output import batch_object
-
     if as_json:
-        emit_json(batch_object(batch))
+        emit_json(batch)
     else:
-        emit(batch.id)
-
-
-def ring_for(settings: Settings, database: Database, batch: Batch) -> None:
-    """Tell waiting workers of the batch; without a broker they look by themselves.
-
-    A broker that is away costs a warning: the workers' dispatchers ring again.
-    """
-    if settings.broker_url is None or batch.model is None or batch.is_terminal:
-        return
-    from worker.celery_app import create_app
-    from worker.dispatcher import Dispatcher
-    from worker.doorbell import CeleryDoorbell
-
-    dispatcher = Dispatcher(
-        database=database,
-        doorbell=CeleryDoorbell(create_app(settings)),
-        settings=settings,
-        models=[batch.model],
-    )
-    dispatcher.dispatch()
-
-
-def _find_key(
-    settings: Settings, database: Database, name: str, weights: Weights | None
-) -> ModelKey:
-    """The model as the workers registered it in the database, or as this machine has it."""
-    from models.store.workers import find_model
-
-    name, weights = split_name(name, weights)
-    try:
-        return find_model(database, name, weights).key
-    except NotFoundError as exc:
-        try:
-            return open_registry(settings).resolve(name, weights)
-        except NotFoundError:
-            raise exc from None
+        emit(batch["id"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from models.errors import InputError
+from models.errors import InputError, NotFoundError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -53,3 +54,19 @@ class ModelKey:
             kinds = "|".join(Weights)
             raise InputError(f"model {text!r} is not of the form NAME:{kinds}")
         return cls(name, Weights(weights))
+
+
+def choose_served(known: Collection[ModelKey], name: str, weights: Weights | None) -> ModelKey:
+    """The one of the served models that is meant; without `weights` the name's only variant.
+
+    Raises NotFoundError with the known names, InputError when several variants fit.
+    """
+    fitting = [key for key in known if key.name == name and weights in (None, key.weights)]
+    wanted = name if weights is None else f"{name}:{weights}"
+    if not fitting:
+        names = ", ".join(map(str, known)) or "none yet"
+        raise NotFoundError(f"no model {wanted} is served here (known: {names}): start a worker")
+    if len(fitting) > 1:
+        variants = "|".join(str(key.weights) for key in fitting)
+        raise InputError(f"model {name} is served with several weights: give one of {variants}")
+    return fitting[0]

@@ -18,9 +18,10 @@ from models.states import ResultStatus
 from models.store.batches import get_batch
 from models.store.files import StoredFile, get_file, keep_output_file
 from models.store.results import stream_records
+from models.store.speed import batch_speed
 from models.store.views import Batch, RequestRecord
 from models.wire.json_lines import json_line
-from models.wire.output import result_line
+from models.wire.output import Json, batch_object, result_line
 
 PIECE_BYTES: Final = 256 << 10
 PURPOSE: Final = "batch_output"
@@ -66,6 +67,20 @@ def output_file(batch: Batch, kind: OutputKind) -> OutputFile | None:
     """The file of an ended batch, or None while it runs or when it would be empty."""
     n_lines = batch.completed if kind is OutputKind.OUTPUT else batch.failed
     return OutputFile(batch.id, kind) if batch.is_terminal and n_lines else None
+
+
+def describe_batch(database: Database, batch: Batch) -> Json:
+    """The batch as everybody is shown it: with its speed, and its files once it has ended."""
+    speed = batch_speed(database, batch)
+    files = {kind: output_file(batch, kind) for kind in OutputKind}
+    ids = {kind: None if file is None else file.id for kind, file in files.items()}
+    return batch_object(
+        batch,
+        output_file_id=ids[OutputKind.OUTPUT],
+        error_file_id=ids[OutputKind.ERRORS],
+        eta_s=speed.eta_s,
+        tokens_per_second=speed.tokens_per_second,
+    )
 
 
 def line_bytes(record: RequestRecord, batch: Batch) -> bytes:

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -50,6 +51,17 @@ class Settings(BaseModel):
     broker_url: str | None = Field(
         default=None,
         description="redis:// or rediss:// URL of the queue; unset: in-process doorbell.",
+    )
+    url: str | None = Field(
+        default=None,
+        description="http:// or https:// URL of a server; set, `submit`, `status`, `wait`, "
+        "`results`, `cancel` and `retry` ask it instead of the database, and all other commands "
+        "work as without it.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="Key to ask the server with; in the environment only, because everybody on "
+        "the machine can read a command line.",
     )
     model: str | None = Field(
         default=None,
@@ -130,6 +142,15 @@ class Settings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _server_is_http(self) -> Self:
+        if self.url is not None and not _names_server(self.url, "http", "https"):
+            raise ValueError(
+                "NIGHTSHIFT_URL cannot be used; give http://HOST:PORT, or https:// for a server "
+                "with TLS"
+            )
+        return self
+
     @property
     def resolved_database_url(self) -> str:
         """The database to use, the default filled in."""
@@ -191,10 +212,15 @@ def _advice(exc: ValidationError, flags: Mapping[str, object]) -> str:
 
 
 def _is_redis_url(url: str) -> bool:
+    if not _names_server(url, "redis", "rediss"):
+        return False
+    number = urlsplit(url).path.removeprefix("/")
+    return not number or number.isdigit()
+
+
+def _names_server(url: str, *schemes: str) -> bool:
     try:
         parts = urlsplit(url)
-        has_address = parts.hostname is not None and parts.port != 0  # a bad port raises
-    except ValueError:
+        return parts.scheme in schemes and parts.hostname is not None and parts.port != 0
+    except ValueError:  # a bad port
         return False
-    number = parts.path.removeprefix("/")
-    return parts.scheme in {"redis", "rediss"} and has_address and (not number or number.isdigit())

@@ -41,6 +41,9 @@ def test_every_rule_governs_files_that_exist() -> None:
         ("worker/celery_app.py", "def start():\n    __import__('torch')"),
         ("worker/tasks.py", "from cli.app import app"),
         ("cli/app.py", "import torch"),
+        ("nightshift/client.py", "from models.settings import Settings"),
+        ("nightshift/client.py", "from models import errors, states"),
+        ("api/app.py", "from nightshift import Client"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, file: str, source: str) -> None:
@@ -59,6 +62,10 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, source: str) ->
         ("worker/engine/engine.py", "import torch\nfrom worker.llm import llama"),
         ("worker/jobs/session.py", "from models.store.leases import claim_next"),
         ("models/wire/input.py", "import torchlight\nfrom .lines import Line"),
+        (
+            "nightshift/client.py",
+            "from models import errors\nfrom models.errors import NotFoundError",
+        ),
     ],
 )
 def test_an_allowed_import_is_not_reported(tmp_path: Path, file: str, source: str) -> None:

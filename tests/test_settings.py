@@ -57,6 +57,24 @@ def test_another_broker_is_refused_without_its_password(url: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("url", ["http://h", "https://u:pw@h:8443/prefix", "http://[::1]:8000"])
+def test_a_server_is_named_by_its_url(url: str) -> None:
+    assert load_settings({"NIGHTSHIFT_URL": url}).url == url
+
+
+@pytest.mark.parametrize("url", ["h:8000", "ftp://u:secret@h", "http://u:secret@h:port", "http://"])
+def test_another_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="http://HOST:PORT") as refusal:
+        load_settings({}, url=url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_key_is_not_shown_with_the_settings() -> None:
+    settings = load_settings({"NIGHTSHIFT_API_KEY": "secret"})
+    assert "secret" not in repr(settings)
+    assert "secret" not in str(settings.api_key)
+
+
 def test_flags_win_and_flags_not_given_do_not() -> None:
     environ = {"NIGHTSHIFT_THREADS": "2", "NIGHTSHIFT_STEP_TOKENS": "64"}
     settings = load_settings(environ, threads=5, step_tokens=None)

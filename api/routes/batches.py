@@ -17,13 +17,11 @@ from api.services import Services, ServicesDep
 from api.shapes import BatchObject, CreateBatch, Page
 from models.database import Database
 from models.errors import NotFoundError
-from models.projections import OutputKind, output_file
+from models.projections import describe_batch
 from models.store.batches import cancel_batch, get_batch, list_batches
 from models.store.creation import NewBatch, create_batch
-from models.store.files import get_file
-from models.store.speed import batch_speed
+from models.store.files import StoredFile, get_file
 from models.store.views import Batch
-from models.wire.output import batch_object
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -44,8 +42,11 @@ def create(
     body: Annotated[CreateBatch, Depends(json_body(CreateBatch))],
 ) -> BatchObject:
     """Create a batch of an uploaded file; it is `validating` until every line is checked."""
-    _require_file(services.database, caller.tenant_id, body.input_file_id)
+    file = _find_file(services.database, caller.tenant_id, body.input_file_id)
+    idempotency_key = _idempotency_key(request)
     asked = body.model_dump(mode="json")
+    if idempotency_key is not None:  # whoever sends it again may have uploaded the file again
+        asked["input_file_id"] = file.sha256
     submitted = create_batch(
         services.database,
         NewBatch(
@@ -56,7 +57,7 @@ def create(
             completion_window_s=window_s(body.completion_window),
             metadata=body.metadata or {},
             priority=body.priority,
-            idempotency_key=_idempotency_key(request),
+            idempotency_key=idempotency_key,
             is_repeat=_is_repeat(request),
         ),
     )
@@ -92,28 +93,19 @@ def cancel(batch_id: str, services: ServicesDep, caller: CallerDep) -> BatchObje
 
 def shown(services: Services, batch: Batch) -> BatchObject:
     """The batch as the API shows it."""
-    speed = batch_speed(services.database, batch)
-    files = {kind: output_file(batch, kind) for kind in OutputKind}
-    ids = {kind: None if file is None else file.id for kind, file in files.items()}
-    return BatchObject.model_validate(
-        batch_object(
-            batch,
-            output_file_id=ids[OutputKind.OUTPUT],
-            error_file_id=ids[OutputKind.ERRORS],
-            eta_s=speed.eta_s,
-            tokens_per_second=speed.tokens_per_second,
-        )
-    )
+    return BatchObject.model_validate(describe_batch(services.database, batch))
 
 
-def window_s(text: str) -> float:
-    """`24h` or `3d` in seconds."""
+def window_s(text: str) -> float | None:
+    """`24h` or `3d` in seconds; None for `none`."""
+    if text == "none":
+        return None
     return int(text[:-1]) * (3600.0 if text.endswith("h") else 86400.0)
 
 
-def _require_file(database: Database, tenant_id: str, file_id: str) -> None:
+def _find_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:
     try:
-        get_file(database, tenant_id, file_id)
+        return get_file(database, tenant_id, file_id)
     except NotFoundError as exc:
         raise Problem(404, str(exc), "not_found", "input_file_id") from exc
 

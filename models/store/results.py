@@ -5,7 +5,7 @@ Readable at any time, also while the batch runs. Must not know output formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
@@ -43,18 +43,6 @@ def stream_records(
     while page := _read_page(database, finished.where(results.c.idx > last)):
         yield from page
         last = page[-1].idx
-
-
-def records_except(database: Database, batch_id: str, known: Set[int]) -> Iterator[RequestRecord]:
-    """Every request with a result whose idx is not in `known`, by idx: to follow a batch.
-
-    Only the numbers of the known ones are read again, not their prompts and answers.
-    """
-    finished = select(results.c.idx).where(results.c.batch_id == batch_id)
-    with database.read() as connection:
-        fresh = sorted(set(connection.execute(finished).scalars()) - known)
-    for start in range(0, len(fresh), _ROWS_PER_PAGE):
-        yield from records_of(database, batch_id, fresh[start : start + _ROWS_PER_PAGE])
 
 
 def records_of(database: Database, batch_id: str, idxs: Sequence[int]) -> list[RequestRecord]:

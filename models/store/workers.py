@@ -8,8 +8,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, inse
 
 from models.clock import db_now
 from models.database import Database
-from models.errors import InputError, NotFoundError
-from models.model_key import ModelKey, Weights
+from models.model_key import ModelKey, Weights, choose_served
 from models.store.rows import model_key
 from models.store.transitions import insert_new
 from models.store.views import ServedModel, Worker
@@ -109,18 +108,8 @@ def find_model(database: Database, name: str, weights: Weights | None = None) ->
 
     Raises NotFoundError with the known names, InputError when several variants fit.
     """
-    known = list_models(database)
-    fitting = [
-        model for model in known if model.key.name == name and weights in (None, model.key.weights)
-    ]
-    wanted = name if weights is None else f"{name}:{weights}"
-    if not fitting:
-        names = ", ".join(str(model.key) for model in known) or "none yet"
-        raise NotFoundError(f"no model {wanted} is served here (known: {names}): start a worker")
-    if len(fitting) > 1:
-        variants = "|".join(str(model.key.weights) for model in fitting)
-        raise InputError(f"model {name} is served with several weights: give one of {variants}")
-    return fitting[0]
+    known = {model.key: model for model in list_models(database)}
+    return known[choose_served(known, name, weights)]
 
 
 def list_models(database: Database) -> list[ServedModel]:

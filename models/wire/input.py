@@ -63,6 +63,11 @@ def read_lines(
     return parse_records(_records(path, limits), RequestParser(rules), limits, name=str(path))
 
 
+def is_jsonl(path: Path) -> bool:
+    """Whether it is JSON Lines that are not packed."""
+    return path.suffix.lower() != ".gz" and _source(path) is read_jsonl
+
+
 def _records(path: Path, limits: InputLimits) -> Iterator[Record]:
     """The file's records, at least one; what is wrong with the file as a whole is raised here."""
     check_input_file(path, limits)

@@ -17,6 +17,7 @@ from models.wire import refusals
 from models.wire.bodies import parse_body
 from models.wire.endpoints import Endpoint
 from models.wire.lines import AcceptedLine, Line, RefusedLine
+from models.wire.refused_lines import read_refused
 from models.wire.strict_json import StrictJsonError, check_value, shown
 
 MAX_CUSTOM_ID_BYTES = 128
@@ -70,6 +71,8 @@ class RequestParser:
         try:
             if isinstance(record.content, RequestRefused):
                 raise record.content
+            if (refused := read_refused(record.content, number)) is not None:
+                return refused
             fields = dict(record.content)
             custom_id = _take_custom_id(fields, number)
             self._claim(custom_id, number)

@@ -5,15 +5,17 @@ It knows nothing of the database or of HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import IO
 
 from models.errors import RequestRefused
 from models.wire.endpoints import Endpoint
-from models.wire.input import parse_records
+from models.wire.input import is_jsonl, parse_records
 from models.wire.limits import InputLimits
 from models.wire.lines import Line
+from models.wire.raw_lines import open_input
 from models.wire.requests import Record, RequestParser, RequestRules
 from models.wire.text_files import split_jsonl
 
@@ -38,6 +40,14 @@ class UploadedRequests:
         parser = RequestParser(RequestRules(model_name=model_name, endpoint=endpoint))
         records = chain(self._read, self._records)
         return parse_records(records, parser, self._limits, name=self._name)
+
+
+def is_uploadable(path: Path, limits: InputLimits, model_names: Container[str]) -> bool:
+    """Whether the file can be uploaded as it lies there, to run with the model of these names."""
+    if not is_jsonl(path):
+        return False
+    with open_input(path) as stream:
+        return UploadedRequests(stream, limits, name=path.name).model_name in model_names
 
 
 def _peek(records: Iterator[Record]) -> tuple[str | None, list[Record]]:

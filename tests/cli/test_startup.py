@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "sqlalchemy", "celery", "rich", "alembic", "redis")
+HEAVY = ("torch", "transformers", "sqlalchemy", "celery", "rich", "alembic", "redis", "httpx2")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["model", "--help"]])

@@ -11,7 +11,9 @@ from sqlalchemy import inspect
 from models.database import upgrade
 from models.migrations import HEAD
 from models.migrations.run import migration_config
+from models.store.commit_log import follow_results
 from models.tables import metadata
+from tests.store.builders import claim, finish, submit, work_off
 
 
 def test_migrations_from_zero_equal_the_tables(empty_url: str) -> None:
@@ -36,3 +38,18 @@ def test_the_migrations_can_be_taken_back(empty_url: str) -> None:
         with database.read() as connection:
             assert inspect(connection).get_table_names() == ["alembic_version"]
     upgrade(empty_url).close()
+
+
+def test_results_from_before_the_log_of_commits_can_be_followed(empty_url: str) -> None:
+    with upgrade(empty_url) as database:
+        batch = submit(database, 16)
+        finish(database, claim(database))
+        with database.begin() as connection:
+            config = migration_config()
+            config.attributes["connection"] = connection
+            downgrade(config, "0001")
+    with upgrade(empty_url) as database:
+        work_off(database)
+        followed = {number: record.idx for number, record in follow_results(database, batch.id)}
+    assert list(followed) == list(range(1, 17))
+    assert sorted(followed.values()) == list(range(16))

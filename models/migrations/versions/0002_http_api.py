@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -18,6 +20,7 @@ def upgrade() -> None:
     op.add_column("batches", sa.Column("validator_id", sa.Text(), nullable=True))
     _create_file_parts()
     _create_commits()
+    _log_results_so_far()
     _create_api_keys()
     _create_webhooks()
     _create_deliveries()
@@ -72,6 +75,30 @@ def _create_commits() -> None:
         sa.PrimaryKeyConstraint("batch_id", "position", name=op.f("pk_commits")),
     )
     op.create_index(op.f("ix_commits_committed_at"), "commits", ["committed_at"], unique=False)
+
+
+def _log_results_so_far() -> None:
+    """One commit for the results that a batch has already: whoever follows it misses none."""
+    found = op.get_bind().execute(
+        sa.text("SELECT batch_id, idx, created_at FROM results ORDER BY batch_id, idx")
+    )
+    idxs: dict[str, list[int]] = defaultdict(list)
+    ended_at: dict[str, float] = {}
+    for batch_id, idx, created_at in found:
+        idxs[batch_id].append(idx)
+        ended_at[batch_id] = max(created_at, ended_at.get(batch_id, created_at))
+    commits = sa.table(
+        "commits",
+        *(sa.column(name) for name in ("batch_id", "position", "prompt_tokens", "output_tokens")),
+        sa.column("idxs", sa.JSON()),
+        sa.column("committed_at"),
+    )
+    none = {"position": 0, "prompt_tokens": 0, "output_tokens": 0}
+    rows = [
+        {"batch_id": batch_id, "idxs": idxs[batch_id], "committed_at": at, **none}
+        for batch_id, at in ended_at.items()
+    ]
+    op.bulk_insert(commits, rows)
 
 
 def _create_api_keys() -> None:

@@ -1,0 +1,3 @@
+"""The Python package `nightshift`."""
+
+from __future__ import annotations
