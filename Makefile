@@ -48,7 +48,7 @@ format: install  ## rewrite the code in the project's format, fix what can be fi
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-servers:  ## see that Redis and PostgreSQL are installed for the tests (as root: install them)
+servers:  ## see that Redis, PostgreSQL and Chromium are there for the tests (as root: install them)
 	@tools/ensure_servers.sh
 
 bench: install  ## measure speed on an idle machine (needs a C compiler), see docs/benchmarks.md

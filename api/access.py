@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from api.services import Services, ServicesDep
 from models.store.views import DEFAULT_TENANT
 
 
@@ -17,8 +18,13 @@ class Caller:
     tenant_id: str
 
 
-def _caller() -> Caller:
+def caller_of_token(_services: Services, _token: str | None) -> Caller:
+    """Who holds the token; everybody is the same tenant as long as there are no keys."""
     return Caller(DEFAULT_TENANT)
+
+
+def _caller(services: ServicesDep) -> Caller:
+    return caller_of_token(services, None)
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

@@ -15,6 +15,7 @@ from api.request_ids import RequestIds
 from api.routes import batches, files, health, models
 from api.services import Services
 from api.shapes import ErrorEnvelope
+from api.site.mounting import add_site
 from api.validator import Validator
 from models.database import Database
 from models.settings import Settings
@@ -42,6 +43,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.services = Services(settings=settings, database=database, wake=background.wake)
     for routes in (files, batches, models, health):
         app.include_router(routes.router)
+    add_site(app)
     add_problem_handlers(app)
     app.add_middleware(RequestIds)
     return app

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-_UNITS = ("B", "KB", "MB", "GB", "TB")
+from models.quantities import format_bytes as format_bytes
+from models.quantities import format_seconds as format_seconds
 
 
 def emit(text: str) -> None:
@@ -53,27 +54,6 @@ def print_pairs(pairs: Sequence[tuple[str, str]], *, stream: TextIO | None = Non
     for name, value in pairs:
         target.write(f"{name.ljust(width)}  {value}".rstrip() + "\n")
     target.flush()
-
-
-def format_seconds(seconds: float) -> str:
-    """`8.4 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
-
-
-def format_bytes(count: int) -> str:
-    """`812 B`, `7.4 MB`; decimal units as in file sizes."""
-    value = float(count)
-    for unit in _UNITS:
-        if value < 1000 or unit == _UNITS[-1]:
-            break
-        value /= 1000
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def format_time(unix_s: float | None) -> str:

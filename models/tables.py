@@ -179,6 +179,14 @@ results: Final = Table(
     ForeignKeyConstraint(
         ["batch_id", "idx"], ["requests.batch_id", "requests.idx"], ondelete="CASCADE"
     ),
+    Index(  # few rows, so that failures are found without reading the answers
+        "ix_results_failures",
+        "batch_id",
+        "idx",
+        "error_code",
+        sqlite_where=text("status = 'error'"),
+        postgresql_where=text("status = 'error'"),
+    ),
 )
 
 commits: Final = Table(

@@ -7,11 +7,11 @@ what is in it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, or_, select, update
 
 from models.clock import db_now
 from models.database import Database
@@ -159,6 +159,23 @@ def list_files(
     with database.read() as connection:
         rows = connection.execute(statement.order_by(*order).limit(limit)).mappings()
         return [StoredFile(**row) for row in rows]
+
+
+def files_with_content(database: Database, tenant_id: str, *, limit: int) -> list[StoredFile]:
+    """The newest files whose bytes are here, so that a batch can be made of them."""
+    has_bytes = exists().where(file_parts.c.file_id == files.c.id, file_parts.c.number == 0)
+    newest_first = (files.c.created_at.desc(), files.c.id.desc())
+    statement = select(*_COLUMNS).where(_is_visible(tenant_id), has_bytes)
+    with database.read() as connection:
+        rows = connection.execute(statement.order_by(*newest_first).limit(limit)).mappings()
+        return [StoredFile(**row) for row in rows]
+
+
+def file_names(database: Database, file_ids: Collection[str]) -> dict[str, str]:
+    """What these files are called, also those that are deleted."""
+    statement = select(files.c.id, files.c.name).where(files.c.id.in_(file_ids))
+    with database.read() as connection:
+        return {row.id: row.name for row in connection.execute(statement)}
 
 
 def delete_file(database: Database, tenant_id: str, file_id: str) -> None:

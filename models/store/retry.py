@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, insert, literal, select, update
@@ -26,13 +27,15 @@ def retry_batch(
     batch_id: str,
     tenant_id: str = DEFAULT_TENANT,
     *,
+    error_codes: Collection[str] | None = None,
     chunk_requests: int = 64,
 ) -> Batch:
     """Submit the requests of an ended batch that have no answer, as a new batch.
 
-    Lines that were refused when they were read stay behind: they would be refused again. The new
-    batch's metadata name the old one as `retry_of`. Raises InputError when the batch still runs
-    or nothing can be retried.
+    `error_codes`: only those that failed for one of these reasons; None: all. Lines that were
+    refused when they were read stay behind: they would be refused again. The new batch's metadata
+    name the old one as `retry_of`. Raises InputError when the batch still runs or nothing can be
+    retried.
     """
     old = get_batch(database, batch_id, tenant_id)
     if not old.is_terminal:
@@ -42,9 +45,9 @@ def retry_batch(
 
     def store(connection: Connection) -> None:
         connection.execute(insert(batches).values(row))
-        n_requests = _copy_failed(connection, batch_id, new_batch_id)
+        n_requests = _copy_failed(connection, batch_id, new_batch_id, error_codes)
         if n_requests == 0:
-            raise InputError(f"batch {batch_id} has no failed request that could run again")
+            raise InputError(_nothing_to_retry(batch_id, error_codes))
         plan_chunks(connection, new_batch_id, n_requests=n_requests, limit=chunk_requests)
         of_batch = batches.c.id == new_batch_id
         connection.execute(update(batches).where(of_batch).values(n_total=n_requests))
@@ -69,7 +72,14 @@ def _submission(old: Batch) -> Submission:
     )
 
 
-def _copy_failed(connection: Connection, old_id: str, new_id: str) -> int:
+def _nothing_to_retry(batch_id: str, error_codes: Collection[str] | None) -> str:
+    reason = "" if error_codes is None else f" for {' or '.join(sorted(error_codes))}"
+    return f"batch {batch_id} has no request that failed{reason} and could run again"
+
+
+def _copy_failed(
+    connection: Connection, old_id: str, new_id: str, error_codes: Collection[str] | None
+) -> int:
     names = [*_COPIED, *_PLANNED]
     columns: list[Any] = [requests.c[name] for name in names]
     idx = func.row_number().over(order_by=requests.c.idx) - 1
@@ -82,6 +92,8 @@ def _copy_failed(connection: Connection, old_id: str, new_id: str) -> int:
         .where(requests.c.batch_id == old_id, requests.c.accepted)
         .where(results.c.status == str(ResultStatus.ERROR))
     )
+    if error_codes is not None:
+        failed = failed.where(results.c.error_code.in_(error_codes))
     inserting = insert(requests).from_select(["batch_id", "idx", *names], failed)
     counted = inserting.execution_options(preserve_rowcount=True)
     with whole_batch_join(connection):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from models.database import Database
 from models.states import BatchState
 from models.store.views import Batch
-from models.tables import attempts, chunks, commits
+from models.tables import attempts, batches, chunks, commits
 
 _LATEST_COMMITS: Final = 200  # what a running batch's speed is taken from
 
@@ -25,25 +26,48 @@ class BatchSpeed:
 
 def batch_speed(database: Database, batch: Batch) -> BatchSpeed:
     """Output tokens a second: lately while the batch runs, from its first lease when it is over."""
+    return batch_speeds(database, [batch])[batch.id]
+
+
+def batch_speeds(database: Database, found: Sequence[Batch]) -> dict[str, BatchSpeed]:
+    """The speeds of several batches, by id; of those that ended in one query."""
+    worked_on = [batch for batch in found if batch.completed or batch.failed]
+    speeds = {batch.id: BatchSpeed() for batch in found}
     with database.read() as connection:
-        if batch.state != BatchState.IN_PROGRESS:
-            return BatchSpeed(_overall(connection, batch))
-        return _lately(connection, batch)
+        ended = [batch for batch in worked_on if batch.state != BatchState.IN_PROGRESS]
+        speeds |= {id: BatchSpeed(rate) for id, rate in _overall(connection, ended).items()}
+        for batch in worked_on:
+            if batch.state == BatchState.IN_PROGRESS:
+                speeds[batch.id] = _lately(connection, batch)
+    return speeds
 
 
-def _overall(connection: Connection, batch: Batch) -> float | None:
-    started = (
-        select(func.min(attempts.c.started_at))
-        .select_from(attempts.join(chunks))
-        .where(chunks.c.batch_id == batch.id)
-    )
-    ended = select(func.max(commits.c.committed_at)).where(
-        commits.c.batch_id == batch.id, commits.c.worker_id.is_not(None)
-    )
-    first, last = connection.execute(started).scalar(), connection.execute(ended).scalar()
-    if first is None or last is None or last <= first:
-        return None
-    return float(batch.output_tokens / (last - first))
+def first_lease_at(batch_id: ColumnElement[str]) -> Select[Any]:
+    """When work on the batch began."""
+    leases = select(func.min(attempts.c.started_at)).select_from(attempts.join(chunks))
+    return leases.where(chunks.c.batch_id == batch_id)
+
+
+def last_commit_at(batch_id: ColumnElement[str]) -> Select[Any]:
+    """When a worker last gave results of the batch."""
+    latest = select(commits.c.committed_at).where(commits.c.worker_id.is_not(None))
+    return latest.where(commits.c.batch_id == batch_id).order_by(commits.c.position.desc()).limit(1)
+
+
+def _overall(connection: Connection, found: Sequence[Batch]) -> Mapping[str, float]:
+    """Those that nothing was generated of are left out."""
+    n_tokens = {batch.id: batch.output_tokens for batch in found}
+    spans = select(
+        batches.c.id,
+        first_lease_at(batches.c.id).scalar_subquery().label("first"),
+        last_commit_at(batches.c.id).scalar_subquery().label("last"),
+    ).where(batches.c.id.in_(n_tokens))
+    rows = connection.execute(spans).all() if found else ()
+    return {
+        row.id: float(n_tokens[row.id] / (row.last - row.first))
+        for row in rows
+        if row.first is not None and row.last is not None and row.last > row.first
+    }
 
 
 def _lately(connection: Connection, batch: Batch) -> BatchSpeed:
@@ -63,6 +87,6 @@ def _lately(connection: Connection, batch: Batch) -> BatchSpeed:
     )
     n_requests = rows[0].position - rows[-1].position
     if seconds <= 0 or n_requests <= 0:
-        return BatchSpeed(_overall(connection, batch))
+        return BatchSpeed(_overall(connection, [batch]).get(batch.id))
     eta_s = batch.remaining * seconds / n_requests
     return BatchSpeed(n_tokens / seconds, None if batch.paused_at is not None else eta_s)

@@ -70,7 +70,7 @@ def live_workers(database: Database, model: ModelKey | None = None) -> list[Work
         of_model = (workers.c.model_name == model.name, workers.c.weights == str(model.weights))
         statement = statement.where(*of_model)
     with database.read() as connection:
-        return [_worker_view(row) for row in connection.execute(statement).mappings()]
+        return [worker_view(row) for row in connection.execute(statement).mappings()]
 
 
 def is_live() -> ColumnElement[bool]:
@@ -119,6 +119,13 @@ def list_models(database: Database) -> list[ServedModel]:
         return [_model_view(row) for row in connection.execute(statement).mappings()]
 
 
+def worker_view(row: RowMapping) -> Worker:
+    """A row of workers."""
+    names = ("id", "host", "pid", "backend", "artifact", "threads", "load_s", "versions")
+    more = ("rss_bytes", "peak_rss_bytes", "draining", "started_at", "beat_at")
+    return Worker(model=model_key(row), **{name: row[name] for name in (*names, *more)})
+
+
 def _update(database: Database, worker_id: str, **values: Any) -> bool:
     statement = update(workers).where(workers.c.id == worker_id).values(**values)
     return database.transact(
@@ -128,12 +135,6 @@ def _update(database: Database, worker_id: str, **values: Any) -> bool:
 
 def _is_model(key: ModelKey) -> ColumnElement[bool]:
     return and_(served_models.c.name == key.name, served_models.c.weights == str(key.weights))
-
-
-def _worker_view(row: RowMapping) -> Worker:
-    names = ("id", "host", "pid", "backend", "artifact", "threads", "load_s", "versions")
-    more = ("rss_bytes", "peak_rss_bytes", "draining", "started_at", "beat_at")
-    return Worker(model=model_key(row), **{name: row[name] for name in (*names, *more)})
 
 
 def _model_view(row: RowMapping) -> ServedModel:

@@ -140,6 +140,15 @@ def finish(database: Database, lease: Lease) -> CommitReceipt:
     return commit_outcomes(database, lease, answers(missing), ttl_s=TTL_S)
 
 
+def commit(database: Database, lease: Lease, idxs: Iterable[int], code: str | None = None) -> None:
+    """Answer these requests, or let them fail for a reason."""
+    refusal = None if code is None else Refusal(code=code, message=f"no answer: {code}")
+    outcomes = [
+        answer(idx) if refusal is None else Outcome(idx=idx, refusal=refusal) for idx in idxs
+    ]
+    commit_outcomes(database, lease, outcomes, ttl_s=TTL_S)
+
+
 def work_off(database: Database, worker_id: str = "w1") -> int:
     """Claim and answer until there is nothing to claim; returns the number of leases."""
     n_leases = 0

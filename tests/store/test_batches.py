@@ -240,9 +240,25 @@ def test_there_must_be_something_to_retry(database: Database) -> None:
         retry_batch(database, batch.id)
     work_off(database)
     finalize_batch(database, batch.id)
-    with pytest.raises(InputError, match="no failed request"):
+    with pytest.raises(InputError, match="no request that failed and could run again"):
         retry_batch(database, batch.id)
     assert len(list_batches(database)) == 1
+
+
+def test_only_what_failed_for_a_reason_is_retried(database: Database) -> None:
+    batch = submit(database, 6)
+    lease = claim(database)
+    codes = ("context_length_exceeded", "request_timeout", "request_timeout", "worker_lost")
+    refusals = [Refusal(code=code, message="no") for code in codes]
+    outcomes = [Outcome(idx=idx, refusal=refusal) for idx, refusal in enumerate(refusals)]
+    commit_outcomes(database, lease, [*outcomes, answer(4), answer(5)], ttl_s=TTL_S)
+    finalize_batch(database, batch.id)
+    retried = retry_batch(database, batch.id, error_codes=("request_timeout", "worker_lost"))
+    queued = missing_requests(database, claim(database))
+    assert {request.custom_id for request in queued} == {"r1", "r2", "r3"}
+    assert retried.total == 3
+    with pytest.raises(InputError, match="failed for batch_expired and could run again"):
+        retry_batch(database, batch.id, error_codes=["batch_expired"])
 
 
 def test_a_cancelled_batch_can_be_retried(database: Database) -> None:

@@ -18,6 +18,7 @@ def upgrade() -> None:
     for name in ("paused_at", "repeat_until", "validator_until"):
         op.add_column("batches", sa.Column(name, sa.Double(), nullable=True))
     op.add_column("batches", sa.Column("validator_id", sa.Text(), nullable=True))
+    _index_failures()
     _create_file_parts()
     _create_commits()
     _log_results_so_far()
@@ -31,6 +32,7 @@ def downgrade() -> None:
         op.drop_table(table)
     for name in ("validator_id", "paused_at", "repeat_until", "validator_until"):
         op.drop_column("batches", name)
+    op.drop_index("ix_results_failures", table_name="results")
     op.drop_index(op.f("ix_files_tenant_id_created_at"), table_name="files")
     for name in ("status", "deleted_at"):
         op.drop_column("files", name)
@@ -43,6 +45,17 @@ def _extend_files() -> None:
     op.add_column("files", sa.Column("deleted_at", sa.Double(), nullable=True))
     op.create_index(
         op.f("ix_files_tenant_id_created_at"), "files", ["tenant_id", "created_at"], unique=False
+    )
+
+
+def _index_failures() -> None:
+    op.create_index(
+        "ix_results_failures",
+        "results",
+        ["batch_id", "idx", "error_code"],
+        unique=False,
+        sqlite_where=sa.text("status = 'error'"),
+        postgresql_where=sa.text("status = 'error'"),
     )
 
 
