@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from api.addresses import refuse_nul
 from api.background import Background
 from api.problems import add_problem_handlers
 from api.request_ids import RequestIds
-from api.routes import batches, files, health, models
+from api.routes import batches, course, events, files, health, manifest, models, results
 from api.services import Services
 from api.shapes import ErrorEnvelope
 from api.site.mounting import add_site
 from api.validator import Validator
+from api.watchers import Watchers
 from models.database import Database
 from models.settings import Settings
 from models.store.files import drop_stale_files
@@ -37,11 +39,17 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         title="Nightshift",
         version=version("nightshift"),
         lifespan=lifespan,
+        dependencies=[Depends(refuse_nul)],
         responses={"default": {"model": ErrorEnvelope, "description": "Any error"}},
         redoc_url=None,
     )
-    app.state.services = Services(settings=settings, database=database, wake=background.wake)
-    for routes in (files, batches, models, health):
+    app.state.services = Services(
+        settings=settings,
+        database=database,
+        wake=background.wake,
+        watchers=Watchers(database),
+    )
+    for routes in (files, batches, course, results, events, manifest, models, health):
         app.include_router(routes.router)
     add_site(app)
     add_problem_handlers(app)

@@ -7,11 +7,13 @@ from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from api.problems import Problem
 from models.wire.strict_json import StrictJsonError, loads
 
 MAX_BODY_BYTES = 16 << 20  # of a JSON body; larger inputs are uploaded as files
+_MAX_BYTES_AT_ONCE = 64 << 10  # what is parsed while all other requests wait
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -22,11 +24,10 @@ def json_body(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
     async def read(request: Request) -> Body:
         if media_type(request) != "application/json":
             raise Problem(415, "send the body as application/json", "unsupported_media_type")
-        value = _load(await read_body(request, MAX_BODY_BYTES))
-        try:
-            return kind.model_validate(value)
-        except ValidationError as exc:
-            raise _invalid(exc) from exc
+        body = await read_body(request, MAX_BODY_BYTES)
+        if len(body) > _MAX_BYTES_AT_ONCE:
+            return await run_in_threadpool(_parse, kind, body)
+        return _parse(kind, body)
 
     return read
 
@@ -51,6 +52,13 @@ def refuse_encoding(request: Request) -> None:
 def media_type(request: Request) -> str:
     """The content type without its parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _parse(kind: type[Body], body: bytes) -> Body:
+    try:
+        return kind.model_validate(_load(body))
+    except ValidationError as exc:
+        raise _invalid(exc) from exc
 
 
 def _load(body: bytes) -> object:

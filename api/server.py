@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -33,20 +34,26 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(settings: Settings, database: Database, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM; connections get some seconds to end."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    app = create_app(settings, database)
     config = uvicorn.Config(
-        create_app(settings, database),
+        app,
         access_log=False,  # our own has the request's id
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    _Server(config).run(sockets=[listening])
+    _Server(config, app.state.services.watchers.stop).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when it was asked to end; uvicorn would kill itself by the signal."""
 
+    def __init__(self, config: uvicorn.Config, release: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._release = release  # connections that would stay for as long as a batch runs
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The first signal drains, the next one ends at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._release()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.watchers import Watchers
 from models.database import Database
 from models.settings import Settings
 
@@ -19,6 +20,7 @@ class Services:
     settings: Settings
     database: Database
     wake: Callable[[], None]
+    watchers: Watchers
 
 
 def _services(request: Request) -> Services:

@@ -6,9 +6,10 @@ their own in requests.
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 
 from models.states import BatchState
 from models.wire.endpoints import Endpoint
@@ -176,11 +177,48 @@ Window = Annotated[
 ]
 
 
-class CreateBatch(_Shape):
-    """A batch of an uploaded file."""
+def _given(name: str, kind: str) -> JsonDict:
+    """The part of a JSON schema that asks for a field which may be null otherwise."""
+    return {"required": [name], "properties": {name: {"type": kind}}}
 
-    input_file_id: str
+
+InlineRequest = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "custom_id": {"type": "string"},
+                "method": {"type": "string", "enum": ["POST"]},
+                "url": {"type": "string", "enum": list(Endpoint)},
+                "body": {"type": "object"},
+            },
+        }
+    ),
+]
+
+
+class CreateBatch(_Shape):
+    """A batch of an uploaded file, or of requests given here: exactly one of both.
+
+    A request is what a line of the file would be, and one that cannot be used ends as one.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [_given("input_file_id", "string"), _given("requests", "array")]
+        }
+    )
+
+    input_file_id: str | None = None
+    requests: Annotated[list[InlineRequest], Field(min_length=1)] | None = None
     endpoint: Annotated[Endpoint, WithJsonSchema({"type": "string", "enum": list(Endpoint)})]
     completion_window: Window
     metadata: MetadataValues | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
+
+    @model_validator(mode="after")
+    def _has_one_input(self) -> Self:
+        if (self.input_file_id is None) == (self.requests is None):
+            raise ValueError("give either input_file_id or requests")
+        return self

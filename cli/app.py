@@ -41,8 +41,8 @@ def build_command() -> Command:
     app.command()(run.run)
     for command in (submit.submit, status.status, status.wait, results.results):
         app.command()(command)
-    app.command()(batches.cancel)
-    app.command()(batches.retry)
+    for command in (batches.cancel, batches.retry, batches.pause, batches.resume):
+        app.command()(command)
     app.command()(worker.worker)
     app.command()(serve.serve)
     app.command()(generate.generate)

@@ -1,6 +1,9 @@
-"""`nightshift cancel` and `nightshift retry`: change the course of a batch."""
+"""`nightshift cancel`, `retry`, `pause` and `resume`: change the course of a batch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -23,9 +26,29 @@ def cancel(context: typer.Context, batch: options.BatchId, as_json: options.AsJs
 
 def retry(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
     """Submit the failed requests of a batch again and print the new batch's id."""
-    with open_job_store(context) as store:
-        try:
-            fresh = store.retry(batch)
-        except StateError as exc:
-            raise InputError(str(exc)) from exc
+    with open_job_store(context) as store, _mistaken_state():
+        fresh = store.retry(batch)
     print_batch(fresh, as_json=as_json)
+
+
+def pause(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
+    """Start nothing more of a batch until it is resumed; what runs is finished."""
+    with open_job_store(context) as store, _mistaken_state():
+        paused = store.pause(batch)
+    print_batch(paused, as_json=as_json)
+
+
+def resume(context: typer.Context, batch: options.BatchId, as_json: options.AsJson = False) -> None:
+    """Go on with a paused batch."""
+    with open_job_store(context) as store, _mistaken_state():
+        resumed = store.resume(batch)
+    print_batch(resumed, as_json=as_json)
+
+
+@contextmanager
+def _mistaken_state() -> Iterator[None]:
+    """The batch is not where it would have to be: the caller's mistake, not a failure."""
+    try:
+        yield
+    except StateError as exc:
+        raise InputError(str(exc)) from exc

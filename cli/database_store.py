@@ -17,6 +17,7 @@ from models.settings import Settings
 from models.states import ResultStatus
 from models.store.batches import cancel_batch, finalize_batch, get_batch, list_batches
 from models.store.commit_log import follow_results
+from models.store.pauses import pause_batch, resume_batch
 from models.store.results import stream_records
 from models.store.retry import retry_batch
 from models.store.views import Batch as StoredBatch
@@ -104,6 +105,16 @@ class DatabaseStore:
         fresh = retry_batch(self._database, batch_id, chunk_requests=chunk_requests)
         self._ring_for(fresh)
         return shown(self._database, fresh)
+
+    def pause(self, batch_id: str) -> Batch:
+        """Mark it."""
+        return shown(self._database, pause_batch(self._database, batch_id))
+
+    def resume(self, batch_id: str) -> Batch:
+        """Mark it, and ring for it."""
+        resumed = resume_batch(self._database, batch_id)
+        self._ring_for(resumed)
+        return shown(self._database, resumed)
 
     def _find_key(self, name: str, weights: Weights | None) -> ModelKey:
         """The model as the workers registered it in the database, or as this machine has it."""

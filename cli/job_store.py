@@ -69,6 +69,12 @@ class JobStore(Protocol):
         Raises StateError while it runs, InputError when there is nothing to retry.
         """
 
+    def pause(self, batch_id: str) -> Batch:
+        """Start nothing more of the batch; raises StateError when it has ended."""
+
+    def resume(self, batch_id: str) -> Batch:
+        """Go on with a paused batch; raises StateError when it has ended."""
+
 
 @contextmanager
 def open_job_store(context: typer.Context, *, create: bool = False) -> Iterator[JobStore]:

@@ -103,6 +103,14 @@ class RemoteStore:
         """Retry it there."""
         return self._client.retry(batch_id)
 
+    def pause(self, batch_id: str) -> Batch:
+        """Pause it there."""
+        return self._client.pause(batch_id)
+
+    def resume(self, batch_id: str) -> Batch:
+        """Resume it there."""
+        return self._client.resume(batch_id)
+
     def _find_key(self, order: SubmitOrder) -> tuple[ModelKey, bool]:
         """The model as the server has it, and whether its name alone is enough there."""
         found = self._connection.json("GET", "/v1/models")["data"]

@@ -96,7 +96,11 @@ def _row(batch: Batch) -> tuple[str, ...]:
     counts = batch["request_counts"]
     numbers = (str(_done(batch)), str(counts["total"]), str(counts["failed"]))
     created = format_time(batch["created_at"])
-    return (batch["id"], batch["status"], _model(batch), *numbers, created)
+    return (batch["id"], _state(batch), _model(batch), *numbers, created)
+
+
+def _state(batch: Batch) -> str:
+    return f"{batch['status']}, paused" if batch["nightshift"]["paused"] else batch["status"]
 
 
 def _done(batch: Batch) -> int:
@@ -120,7 +124,7 @@ def _show(batch: Batch, *, as_json: bool) -> None:
     print_pairs(
         [
             ("batch", batch["id"]),
-            ("state", batch["status"]),
+            ("state", _state(batch)),
             ("model", _model(batch)),
             ("requests", f"{_done(batch)} of {counts['total']}, {counts['failed']} failed"),
             ("tokens", f"{usage['input_tokens']} prompt, {usage['output_tokens']} output"),

@@ -72,13 +72,16 @@ def submit_input(
     """
     from models.store.submit import submit_batch
     from models.store.views import Submission
+    from models.wire.input import file_digest
 
+    file_sha256, file_bytes = file_digest(options.path)
     endpoint, lines = open_lines(settings, options, model)
     submission = Submission(
         model=model,
         endpoint=endpoint,
         file_name=options.path.name,
-        file_bytes=options.path.stat().st_size,
+        file_bytes=file_bytes,
+        file_sha256=file_sha256,
         body_sha256=hashlib.sha256(f"{digest} {model}".encode()).hexdigest(),
         chunk_requests=settings.chunk_requests,
         idempotency_key=idempotency_key,

@@ -7,7 +7,7 @@ know HTTP.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -16,6 +16,7 @@ from models.database import Database
 from models.errors import NotFoundError
 from models.states import ResultStatus
 from models.store.batches import get_batch
+from models.store.commit_log import follow_results
 from models.store.files import StoredFile, get_file, keep_output_file
 from models.store.results import stream_records
 from models.store.speed import batch_speed
@@ -117,7 +118,8 @@ def read_output(
 ) -> Iterator[bytes]:
     """The file's bytes from `start` up to `stop`, in pieces; made anew from the first line on."""
     position = 0
-    for piece in _pieces(database, batch, kind):
+    records = stream_records(database, batch.id, status=kind.status)
+    for piece in _pieces(line_bytes(record, batch) for record in records):
         end = position + len(piece)
         if end > start:
             last = len(piece) if stop is None else min(len(piece), stop - position)
@@ -127,10 +129,18 @@ def read_output(
             return
 
 
-def _pieces(database: Database, batch: Batch, kind: OutputKind) -> Iterator[bytes]:
+def read_followed(database: Database, batch: Batch, *, after: int, limit: int) -> Iterator[bytes]:
+    """The lines of both files in the order of their commits, each with its `cursor`, in pieces."""
+    return _pieces(
+        f"{json_line({**result_line(record, batch), 'cursor': cursor})}\n".encode()
+        for cursor, record in follow_results(database, batch.id, after=after, limit=limit)
+    )
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
     piece = bytearray()
-    for record in stream_records(database, batch.id, status=kind.status):
-        piece += line_bytes(record, batch)
+    for line in lines:
+        piece += line
         if len(piece) >= PIECE_BYTES:
             yield bytes(piece)
             piece.clear()

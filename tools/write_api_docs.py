@@ -42,6 +42,23 @@ client and with the last of the major version before.
 - What is ours in an answer stands under `nightshift`.
 - Fields that are not understood are refused by name, never ignored.
 
+## What OpenAI's API has not
+
+- `GET /v1/batches/{id}/results?after=0` gives results while the batch runs, as lines with a
+  `cursor`. Go on with `after` as the header `x-next-cursor` says; when there is no line and
+  `x-batch-status` is final, that was all. Results come in the order of their commits, so none
+  appears behind a cursor.
+- `GET /v1/batches/{id}?wait=60` answers when the batch has ended, `GET /v1/batches/{id}/events`
+  tells every change as a Server-Sent Event.
+- `POST /v1/batches` takes `requests` instead of a file, up to 16 MiB of them.
+- `POST /v1/batches/{id}/retry` runs again what failed, or with `{"error_codes": […]}` what failed
+  for these reasons. `pause` and `resume` stop a batch between two chunks and let it go on.
+- `GET /v1/batches/{id}/manifest` accounts for an ended batch: counts of its rows, made anew, and
+  digests of its files.
+
+A POST that makes a batch may be sent again: with an `idempotency-key`, or as the official client
+does it, with `x-stainless-retry-count`, the answer is the batch of the first attempt.
+
 ## Errors
 
 Every error is `{"error": {"message", "type", "param", "code"}}`, with the header

@@ -1,18 +1,21 @@
-"""`/v1/batches`: create, list, read, cancel, and follow."""
+"""`/v1/batches`: create, list, read, wait for, cancel."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
-from api.access import CallerDep
+from api.access import Caller, CallerDep
 from api.bodies import json_body
+from api.inline import inline_file
 from api.pages import page_of
 from api.problems import Problem
+from api.repeats import idempotency_key, is_repeat
 from api.services import Services, ServicesDep
 from api.shapes import BatchObject, CreateBatch, Page
 from models.database import Database
@@ -20,15 +23,15 @@ from models.errors import NotFoundError
 from models.projections import describe_batch
 from models.store.batches import cancel_batch, get_batch, list_batches
 from models.store.creation import NewBatch, create_batch
-from models.store.files import StoredFile, get_file
-from models.store.views import Batch
+from models.store.files import StoredFile, delete_file, get_file
+from models.store.views import Batch, Submitted
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+MAX_WAIT_S = 60
 
 
-def body_schema(kind: type[CreateBatch]) -> dict[str, object]:
+def body_schema(kind: type[BaseModel]) -> dict[str, object]:
     """The request body in the OpenAPI document: it is read by `json_body`, not by FastAPI."""
     content = {"application/json": {"schema": kind.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
@@ -41,26 +44,11 @@ def create(
     caller: CallerDep,
     body: Annotated[CreateBatch, Depends(json_body(CreateBatch))],
 ) -> BatchObject:
-    """Create a batch of an uploaded file; it is `validating` until every line is checked."""
-    file = _find_file(services.database, caller.tenant_id, body.input_file_id)
-    idempotency_key = _idempotency_key(request)
-    asked = body.model_dump(mode="json")
-    if idempotency_key is not None:  # whoever sends it again may have uploaded the file again
-        asked["input_file_id"] = file.sha256
-    submitted = create_batch(
-        services.database,
-        NewBatch(
-            tenant_id=caller.tenant_id,
-            file_id=body.input_file_id,
-            endpoint=str(body.endpoint),
-            body_sha256=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
-            completion_window_s=window_s(body.completion_window),
-            metadata=body.metadata or {},
-            priority=body.priority,
-            idempotency_key=idempotency_key,
-            is_repeat=_is_repeat(request),
-        ),
-    )
+    """Create a batch of an uploaded file or of requests given here.
+
+    It is `validating` until every line is checked.
+    """
+    submitted = _create(request, services, caller, body)
     services.wake()
     return shown(services, submitted.batch)
 
@@ -80,9 +68,17 @@ def list_all(
 
 
 @router.get("/{batch_id}")
-def read(batch_id: str, services: ServicesDep, caller: CallerDep) -> BatchObject:
-    """One batch as it stands."""
-    return shown(services, get_batch(services.database, batch_id, caller.tenant_id))
+async def read(
+    batch_id: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
+) -> BatchObject:
+    """One batch as it stands; with `wait` when it has ended, or after that many seconds."""
+    if wait:
+        batch = await run_in_threadpool(get_batch, services.database, batch_id, caller.tenant_id)
+        await services.watchers.until_ended(batch, wait)
+    return await run_in_threadpool(_read, services, batch_id, caller.tenant_id)
 
 
 @router.post("/{batch_id}/cancel")
@@ -103,22 +99,46 @@ def window_s(text: str) -> float | None:
     return int(text[:-1]) * (3600.0 if text.endswith("h") else 86400.0)
 
 
+def _read(services: Services, batch_id: str, tenant_id: str) -> BatchObject:
+    return shown(services, get_batch(services.database, batch_id, tenant_id))
+
+
+def _create(request: Request, services: Services, caller: Caller, body: CreateBatch) -> Submitted:
+    """The batch; the file made of inline requests goes again when no new batch needs it."""
+    if body.input_file_id is not None:
+        file = _find_file(services.database, caller.tenant_id, body.input_file_id)
+        return create_batch(services.database, _new(request, caller, body, file))
+    file = inline_file(services, caller.tenant_id, body.requests or [])
+    created = False
+    try:
+        submitted = create_batch(services.database, _new(request, caller, body, file))
+        created = submitted.created
+        return submitted
+    finally:
+        if not created:
+            delete_file(services.database, caller.tenant_id, file.id)
+
+
+def _new(request: Request, caller: Caller, body: CreateBatch, file: StoredFile) -> NewBatch:
+    key = idempotency_key(request)
+    asked = body.model_dump(mode="json")
+    if key is not None:  # whoever sends it again may have uploaded the file again
+        asked["input_file_id"] = file.sha256
+    return NewBatch(
+        tenant_id=caller.tenant_id,
+        file_id=file.id,
+        endpoint=str(body.endpoint),
+        body_sha256=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
+        completion_window_s=window_s(body.completion_window),
+        metadata=body.metadata or {},
+        priority=body.priority,
+        idempotency_key=key,
+        is_repeat=is_repeat(request),
+    )
+
+
 def _find_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:
     try:
         return get_file(database, tenant_id, file_id)
     except NotFoundError as exc:
         raise Problem(404, str(exc), "not_found", "input_file_id") from exc
-
-
-def _is_repeat(request: Request) -> bool:
-    """Whether the official client says that it sends this again."""
-    count = request.headers.get("x-stainless-retry-count", "0")
-    return count.isascii() and count.isdigit() and int(count[:9]) > 0
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        message = "idempotency-key should be 1 to 255 printable ASCII characters"
-        raise Problem(400, message, "invalid_value", "idempotency-key")
-    return key

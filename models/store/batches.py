@@ -6,7 +6,7 @@ sweeper does so when a process died in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
@@ -45,6 +45,14 @@ def get_batch(database: Database, batch_id: str, tenant_id: str = DEFAULT_TENANT
     if row is None:
         raise NotFoundError(f"there is no batch {batch_id}: `nightshift status` lists them")
     return batch_view(row)
+
+
+def find_batches(database: Database, batch_ids: Collection[str]) -> dict[str, Batch]:
+    """These batches as they are now, of any tenant; unknown ones are left out."""
+    statement = select(batches).where(batches.c.id.in_(batch_ids))
+    with database.read() as connection:
+        found = [batch_view(row) for row in connection.execute(statement).mappings()]
+    return {batch.id: batch for batch in found}
 
 
 def find_batch(

@@ -64,6 +64,19 @@ def log_commit(
     )
 
 
+def last_cursor(database: Database, batch_id: str) -> int:
+    """How many results of the batch can be followed by now."""
+    n_idxs = func.json_array_length(commits.c.idxs)
+    newest = (
+        select(commits.c.position + n_idxs)
+        .where(commits.c.batch_id == batch_id)
+        .order_by(commits.c.position.desc())
+        .limit(1)
+    )
+    with database.read() as connection:
+        return connection.execute(newest).scalar() or 0
+
+
 def read_commits(database: Database, batch_id: str, *, after: int = 0) -> Iterator[CommitEntry]:
     """The commits that have results beyond the first `after` ones, in their order."""
     last = _start(database, batch_id, after)

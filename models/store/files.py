@@ -32,7 +32,10 @@ _UPLOADING: Final = "uploading"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """A file as the API lists it; times are Unix seconds."""
+    """A file as the API lists it; times are Unix seconds.
+
+    `sha256` is empty where only the name was given, because its requests came some other way.
+    """
 
     id: str
     name: str
@@ -135,6 +138,13 @@ def get_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:
         row = connection.execute(statement).mappings().first()
     if row is None:
         raise NotFoundError(f"there is no file {file_id}: list the files, or upload it again")
+    return StoredFile(**row)
+
+
+def known_file(database: Database, file_id: str) -> StoredFile:
+    """A file, also one that is deleted or expired: for whoever may see a batch made of it."""
+    with database.read() as connection:
+        row = connection.execute(select(*_COLUMNS).where(files.c.id == file_id)).mappings().one()
     return StoredFile(**row)
 
 

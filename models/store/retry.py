@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
 from typing import Any
 
@@ -13,6 +15,7 @@ from models.states import BatchState, ResultStatus
 from models.store.batches import get_batch
 from models.store.joins import whole_batch_join
 from models.store.plan import plan_chunks
+from models.store.repeats import Call, call_values, find_known
 from models.store.submit import batch_row, new_id
 from models.store.transitions import move_batches
 from models.store.views import DEFAULT_TENANT, Batch, Submission
@@ -29,22 +32,33 @@ def retry_batch(
     *,
     error_codes: Collection[str] | None = None,
     chunk_requests: int = 64,
+    idempotency_key: str | None = None,
+    is_repeat: bool = False,
 ) -> Batch:
     """Submit the requests of an ended batch that have no answer, as a new batch.
 
     `error_codes`: only those that failed for one of these reasons; None: all. Lines that were
     refused when they were read stay behind: they would be refused again. The new batch's metadata
-    name the old one as `retry_of`. Raises InputError when the batch still runs or nothing can be
-    retried.
+    name the old one as `retry_of`. A repeat of the call gives the batch that the first one made,
+    see `Call`. Raises InputError when the batch still runs or nothing can be retried, and
+    IdempotencyConflict.
     """
     old = get_batch(database, batch_id, tenant_id)
     if not old.is_terminal:
         raise InputError(f"batch {batch_id} is {old.state}: wait for its end or cancel it first")
     new_batch_id = new_id("batch_")
     row = batch_row(_submission(old), new_batch_id, old.file_id)
+    call = Call(
+        tenant_id=tenant_id,
+        body_sha256=_digest(batch_id, error_codes),
+        idempotency_key=idempotency_key,
+        is_repeat=is_repeat,
+    )
 
-    def store(connection: Connection) -> None:
-        connection.execute(insert(batches).values(row))
+    def store(connection: Connection) -> str:
+        if (known := find_known(connection, call)) is not None:
+            return known
+        connection.execute(insert(batches).values({**row, **call_values(call)}))
         n_requests = _copy_failed(connection, batch_id, new_batch_id, error_codes)
         if n_requests == 0:
             raise InputError(_nothing_to_retry(batch_id, error_codes))
@@ -52,9 +66,15 @@ def retry_batch(
         of_batch = batches.c.id == new_batch_id
         connection.execute(update(batches).where(of_batch).values(n_total=n_requests))
         connection.execute(move_batches(BatchState.IN_PROGRESS).where(of_batch))
+        return new_batch_id
 
-    database.transact(store)
-    return get_batch(database, new_batch_id, tenant_id)
+    return get_batch(database, database.transact(store), tenant_id)
+
+
+def _digest(batch_id: str, error_codes: Collection[str] | None) -> str:
+    """Of what is retried: two retries of one batch are not the call that made the batch."""
+    asked = ["retry", batch_id, None if error_codes is None else sorted(set(error_codes))]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def _submission(old: Batch) -> Submission:

@@ -178,7 +178,7 @@ def _file_row(submission: Submission, file_id: str) -> dict[str, Any]:
         "name": submission.file_name,
         "purpose": "batch",
         "n_bytes": submission.file_bytes,
-        "sha256": submission.body_sha256,
+        "sha256": submission.file_sha256,
         "created_at": db_now(),
     }
 

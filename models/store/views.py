@@ -15,6 +15,7 @@ from models.params import DecodingParams
 from models.states import BatchState, ChunkState, ResultStatus, is_terminal
 
 DEFAULT_TENANT = "default"
+PAUSABLE = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class Submission:
     file_name: str
     file_bytes: int
     body_sha256: str
+    file_sha256: str = ""  # empty: unknown
     chunk_requests: int = 128
     tenant_id: str = DEFAULT_TENANT
     idempotency_key: str | None = None
@@ -91,6 +93,11 @@ class Batch:
     def is_terminal(self) -> bool:
         """Whether nothing about the batch will change any more."""
         return is_terminal(self.state)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing more of it is claimed until it is resumed."""
+        return self.paused_at is not None and self.state in PAUSABLE
 
     @property
     def known_model(self) -> ModelKey:

@@ -101,7 +101,7 @@ def batch_object(
             "eta_seconds": eta_s,
             "tokens_per_second": tokens_per_second,
             "weights": None if batch.model is None else str(batch.model.weights),
-            "paused": batch.paused_at is not None,
+            "paused": batch.is_paused,
         },
     }
 

@@ -100,6 +100,20 @@ def test_a_running_batch_cannot_be_retried(demo_console: Console) -> None:
     assert_one_sentence(ended, "cancel it first")
 
 
+def test_a_paused_batch_says_so_and_can_be_resumed(demo_console: Console) -> None:
+    batch = _submit(demo_console)
+    paused = json.loads(demo_console.succeed("pause", batch, "--json"))
+    assert paused["nightshift"]["paused"]
+    assert "in_progress, paused" in demo_console.succeed("status", batch)
+    assert demo_console.succeed("resume", batch).strip() == batch
+    assert "paused" not in demo_console.succeed("status", batch)
+    demo_console.succeed("cancel", batch)
+    for command in ("pause", "resume"):
+        ended = demo_console.call(command, batch)
+        assert ended.returncode == 2
+        assert_one_sentence(ended, "is cancelled")
+
+
 def test_people_get_tables(demo_console: Console) -> None:
     assert demo_console.call("status").stderr.startswith("no batch yet")
     batch = _submit(demo_console)

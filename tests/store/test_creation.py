@@ -9,9 +9,12 @@ import pytest
 from models.database import Database
 from models.errors import IdempotencyConflict
 from models.states import BatchState
+from models.store.batches import cancel_batch
 from models.store.creation import NewBatch, create_batch
+from models.store.retry import retry_batch
+from models.store.views import Batch
 from models.tables import batches
-from tests.store.builders import CHAT, at_once, count
+from tests.store.builders import CHAT, at_once, count, submit
 from tests.store.test_files import TENANT, upload
 
 
@@ -79,3 +82,46 @@ def test_an_idempotency_key_names_one_batch(database: Database, new: NewBatch) -
     assert sum(submitted.created for submitted in made) == 1
     with pytest.raises(IdempotencyConflict):
         create_batch(database, replace(keyed, body_sha256="b" * 64))
+
+
+@pytest.fixture
+def ended(database: Database) -> Batch:
+    """A batch of which everything can be retried."""
+    return cancel_batch(database, submit(database, 8).id)
+
+
+def test_a_repeated_retry_makes_one_batch(database: Database, ended: Batch) -> None:
+    def retry(*, is_repeat: bool) -> Batch:
+        return retry_batch(database, ended.id, is_repeat=is_repeat)
+
+    repeats = [lambda: retry(is_repeat=True)] * 2
+    made = at_once([lambda: retry(is_repeat=False), *repeats])
+    assert len({batch.id for batch in made}) == 1
+    assert count(database, batches) == 2
+
+
+def test_two_retries_that_are_meant_make_two_batches(database: Database, ended: Batch) -> None:
+    first, second = (retry_batch(database, ended.id) for _ in range(2))
+    assert first.id != second.id
+    assert (first.total, second.total) == (8, 8)
+
+
+def test_retries_for_other_reasons_are_other_calls(database: Database, ended: Batch) -> None:
+    everything = retry_batch(database, ended.id)
+    codes = ["batch_cancelled", "worker_lost"]
+    some = retry_batch(database, ended.id, error_codes=codes, is_repeat=True)
+    again = retry_batch(database, ended.id, error_codes=codes[::-1], is_repeat=True)
+    assert everything.id != some.id == again.id
+
+
+def test_an_idempotency_key_names_one_retry(database: Database, ended: Batch) -> None:
+    first, second = (retry_batch(database, ended.id, idempotency_key="k") for _ in range(2))
+    assert first.id == second.id
+    with pytest.raises(IdempotencyConflict):
+        retry_batch(database, ended.id, error_codes=["batch_cancelled"], idempotency_key="k")
+
+
+def test_a_retry_is_not_the_call_that_made_its_batch(database: Database, new: NewBatch) -> None:
+    first = cancel_batch(database, submit(database, 8, body_sha256=new.body_sha256).id)
+    retry_batch(database, first.id)
+    assert create_batch(database, replace(new, is_repeat=True)).batch.id == first.id

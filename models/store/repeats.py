@@ -1,0 +1,95 @@
+"""Calls that make a batch and may come twice: a repeat finds the batch of its first attempt.
+
+Each function works inside the caller's transaction, which makes the batch when none is found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, select, text, update
+
+from models.clock import db_now
+from models.errors import IdempotencyConflict
+from models.tables import batches
+
+REPEATED_WITHIN_S: Final = 600.0  # as long as the official client waits for an answer
+_ORIGINAL_WITHIN_S: Final = 60.0  # a first attempt that its own repeat overtook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What makes two calls the same; `body_sha256` is of everything that was given.
+
+    `is_repeat`: the client says that it has sent this before and got no answer.
+    """
+
+    tenant_id: str
+    body_sha256: str
+    idempotency_key: str | None = None
+    is_repeat: bool = False
+
+
+def find_known(connection: Connection, call: Call) -> str | None:
+    """The batch that the same call made before; calls alike wait here for each other.
+
+    Without an idempotency key a repeat finds the batch of its first attempt, also when both
+    arrive at once or in the wrong order. Raises IdempotencyConflict for a known key with another
+    body.
+    """
+    _one_of_a_kind(connection, call.idempotency_key or call.body_sha256)
+    if call.idempotency_key is not None:
+        return _find_by_key(connection, call, call.idempotency_key)
+    return _find_alike(connection, call)
+
+
+def call_values(call: Call) -> dict[str, Any]:
+    """The columns of a new batch by which later calls find it."""
+    return {
+        "idempotency_key": call.idempotency_key,
+        "body_sha256": call.body_sha256,
+        "repeat_until": db_now() + _ORIGINAL_WITHIN_S if call.is_repeat else None,
+    }
+
+
+def _one_of_a_kind(connection: Connection, key: str) -> None:
+    """Calls alike go one after the other; on SQLite writers are single anyway."""
+    if connection.dialect.name == "postgresql":
+        lock = text("SELECT pg_advisory_xact_lock(hashtext('nightshift create'), hashtext(:key))")
+        connection.execute(lock, {"key": key})
+
+
+def _find_alike(connection: Connection, call: Call) -> str | None:
+    alike = (
+        select(batches.c.id, batches.c.repeat_until)
+        .where(batches.c.tenant_id == call.tenant_id, batches.c.body_sha256 == call.body_sha256)
+        .where(batches.c.idempotency_key.is_(None))
+        .where(batches.c.created_at > db_now() - REPEATED_WITHIN_S)
+        .order_by(batches.c.created_at.desc(), batches.c.id.desc())
+        .limit(1)
+    )
+    if not call.is_repeat:
+        alike = alike.where(batches.c.repeat_until > db_now())
+    found = connection.execute(alike).first()
+    if found is None:
+        return None
+    if not call.is_repeat:  # the first attempt has come after all: what follows is a batch anew
+        of_batch = batches.c.id == found.id
+        connection.execute(update(batches).where(of_batch).values(repeat_until=None))
+    return str(found.id)
+
+
+def _find_by_key(connection: Connection, call: Call, key: str) -> str | None:
+    statement = select(batches.c.id, batches.c.body_sha256).where(
+        batches.c.tenant_id == call.tenant_id, batches.c.idempotency_key == key
+    )
+    found = connection.execute(statement).first()
+    if found is None:
+        return None
+    if found.body_sha256 != call.body_sha256:
+        raise IdempotencyConflict(
+            f"the idempotency key {key!r} was used for batch {found.id} with other content: "
+            "choose a new key"
+        )
+    return str(found.id)
