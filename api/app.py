@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api.addresses import refuse_nul
 from api.background import Background
+from api.estimator import Estimator
 from api.problems import add_problem_handlers
 from api.request_ids import RequestIds
-from api.routes import batches, course, events, files, health, manifest, models, results
+from api.routes import batches, course, estimate, events, files, health, manifest, models, results
 from api.services import Services
 from api.shapes import ErrorEnvelope
 from api.site.mounting import add_site
@@ -48,8 +49,9 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         database=database,
         wake=background.wake,
         watchers=Watchers(database),
+        estimator=Estimator(database, settings),
     )
-    for routes in (files, batches, course, results, events, manifest, models, health):
+    for routes in (files, batches, course, results, events, manifest, estimate, models, health):
         app.include_router(routes.router)
     add_site(app)
     add_problem_handlers(app)

@@ -22,15 +22,20 @@ from models.wire.json_lines import json_line
 FILE_NAME = "requests.jsonl"
 
 
-def inline_file(
-    services: Services, tenant_id: str, requests: Sequence[dict[str, Any]]
-) -> StoredFile:
-    """Store one line per request; raises Problem for too many. They fit in memory."""
+def inline_content(services: Services, requests: Sequence[dict[str, Any]]) -> bytes:
+    """One line per request; raises Problem for too many."""
     limit = services.settings.max_file_requests
     if len(requests) > limit:
         message = f"requests: {len(requests)} are more than {limit}: split them"
         raise Problem(413, message, "file_too_large", "requests")
-    content = "".join(f"{json_line(request)}\n" for request in requests).encode()
+    return "".join(f"{json_line(request)}\n" for request in requests).encode()
+
+
+def inline_file(
+    services: Services, tenant_id: str, requests: Sequence[dict[str, Any]]
+) -> StoredFile:
+    """Store these requests, which fit in memory; raises Problem for too many."""
+    content = inline_content(services, requests)
     database = services.database
     file_id = begin_upload(database, tenant_id)
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.estimator import Estimator
 from api.watchers import Watchers
 from models.database import Database
 from models.settings import Settings
@@ -21,6 +22,7 @@ class Services:
     database: Database
     wake: Callable[[], None]
     watchers: Watchers
+    estimator: Estimator
 
 
 def _services(request: Request) -> Services:

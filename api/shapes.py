@@ -198,8 +198,8 @@ InlineRequest = Annotated[
 ]
 
 
-class CreateBatch(_Shape):
-    """A batch of an uploaded file, or of requests given here: exactly one of both.
+class BatchInput(_Shape):
+    """An uploaded file, or requests given here: exactly one of both.
 
     A request is what a line of the file would be, and one that cannot be used ends as one.
     """
@@ -212,13 +212,22 @@ class CreateBatch(_Shape):
 
     input_file_id: str | None = None
     requests: Annotated[list[InlineRequest], Field(min_length=1)] | None = None
-    endpoint: Annotated[Endpoint, WithJsonSchema({"type": "string", "enum": list(Endpoint)})]
-    completion_window: Window
-    metadata: MetadataValues | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
     @model_validator(mode="after")
     def _has_one_input(self) -> Self:
         if (self.input_file_id is None) == (self.requests is None):
             raise ValueError("give either input_file_id or requests")
         return self
+
+
+EndpointName = Annotated[Endpoint, WithJsonSchema({"type": "string", "enum": list(Endpoint)})]
+Priority = Annotated[int, Field(ge=-100, le=100)]
+
+
+class CreateBatch(BatchInput):
+    """A batch of an uploaded file or of requests given here."""
+
+    endpoint: EndpointName
+    completion_window: Window
+    metadata: MetadataValues | None = None
+    priority: Priority = 0

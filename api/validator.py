@@ -19,7 +19,7 @@ from models.store.validation import (
     set_model,
     store_lines,
 )
-from models.store.views import BatchError
+from models.store.views import BatchError, ServedModel
 from models.store.workers import find_model
 from models.wire.endpoints import Endpoint
 from models.wire.limits import InputLimits
@@ -68,7 +68,7 @@ class Validator:
             if upload.is_empty:
                 message = f"{file.name} has no line that is not blank"
                 raise InputFileError(message, code="empty_file")
-            model = _find(database, upload.model_name)
+            model = find_named(database, upload.model_name).key
             set_model(database, validation, model)
             tally = Tally()
             for lines in grouped(upload.lines(str(model), Endpoint(validation.endpoint))):
@@ -87,11 +87,11 @@ class Validator:
         fail_validation(self._database, validation, [error])
 
 
-def _find(database: Database, name: str | None) -> ModelKey:
+def find_named(database: Database, name: str | None) -> ServedModel:
     """The model of `name` or `name:weights`; raises NotFoundError or InputError."""
     if name is None:
         raise NotFoundError("the first request names no model: give `model` in its body")
     if ":" not in name:
-        return find_model(database, name).key
+        return find_model(database, name)
     key = ModelKey.parse(name)
-    return find_model(database, key.name, key.weights).key
+    return find_model(database, key.name, key.weights)

@@ -254,6 +254,17 @@ served_models: Final = Table(
     Column("context_tokens", Integer, nullable=False),
     Column("source", Text, nullable=False),  # repository or folder, with its commit
     Column("registered_at", Double, nullable=False),
+    Column("max_new_tokens", Integer),  # of an answer whose request does not say
+)
+
+model_files: Final = Table(
+    "model_files",  # tokenizer and chat template: tokens can be counted without the model
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("weights", Text, primary_key=True),
+    Column("file_name", Text, primary_key=True),
+    Column("artifact", Text, nullable=False),  # whose file it is
+    Column("content", LargeBinary, nullable=False),
 )
 
 api_keys: Final = Table(

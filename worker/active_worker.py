@@ -17,12 +17,16 @@ from models.database import Database, connect_database
 from models.errors import NightshiftError
 from models.model_key import ModelKey
 from models.settings import Settings
+from models.store.model_files import keep_model_files
 from models.store.views import Lease, ServedModel, Worker
 from models.store.workers import beat, leave, register_model, register_worker
 from worker.backends.messages import Ready
 from worker.housekeeper import Chore, Housekeeper
 from worker.jobs.engine_port import SpawnEngine
 from worker.jobs.runner import ChunkRunner
+from worker.llm.generation_defaults import read_generation_defaults
+from worker.llm.registry import Registry
+from worker.llm.resolved_tokenizer import kept_files
 from worker.worker_id import new_worker_id
 
 _PACKAGES = ("nightshift", "torch", "transformers", "celery", "sqlalchemy")
@@ -102,11 +106,13 @@ class ActiveWorker:
         return self.runner.supervisor.forward_s
 
     def _register(self, ready: Ready) -> None:
+        artifact = Registry(self._settings.registry_path).path(self._model)
         served = ServedModel(
             key=self._model,
             artifact=ready.artifact_digest,
             architecture=ready.architecture,
             context_tokens=ready.context_tokens,
+            max_new_tokens=read_generation_defaults(artifact).max_new_tokens,
         )
         worker = Worker(
             id=self.id,
@@ -119,6 +125,7 @@ class ActiveWorker:
             versions=_versions(),
             peak_rss_bytes=ready.peak_rss_bytes,
         )
+        keep_model_files(self._database, self._model, ready.artifact_digest, kept_files(artifact))
         register_model(self._database, served)
         register_worker(self._database, worker)
         _log.info(

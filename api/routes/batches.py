@@ -99,6 +99,14 @@ def window_s(text: str) -> float | None:
     return int(text[:-1]) * (3600.0 if text.endswith("h") else 86400.0)
 
 
+def require_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:
+    """The input file; raises Problem."""
+    try:
+        return get_file(database, tenant_id, file_id)
+    except NotFoundError as exc:
+        raise Problem(404, str(exc), "not_found", "input_file_id") from exc
+
+
 def _read(services: Services, batch_id: str, tenant_id: str) -> BatchObject:
     return shown(services, get_batch(services.database, batch_id, tenant_id))
 
@@ -106,7 +114,7 @@ def _read(services: Services, batch_id: str, tenant_id: str) -> BatchObject:
 def _create(request: Request, services: Services, caller: Caller, body: CreateBatch) -> Submitted:
     """The batch; the file made of inline requests goes again when no new batch needs it."""
     if body.input_file_id is not None:
-        file = _find_file(services.database, caller.tenant_id, body.input_file_id)
+        file = require_file(services.database, caller.tenant_id, body.input_file_id)
         return create_batch(services.database, _new(request, caller, body, file))
     file = inline_file(services, caller.tenant_id, body.requests or [])
     created = False
@@ -135,10 +143,3 @@ def _new(request: Request, caller: Caller, body: CreateBatch, file: StoredFile) 
         idempotency_key=key,
         is_repeat=is_repeat(request),
     )
-
-
-def _find_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:
-    try:
-        return get_file(database, tenant_id, file_id)
-    except NotFoundError as exc:
-        raise Problem(404, str(exc), "not_found", "input_file_id") from exc

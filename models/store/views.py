@@ -288,4 +288,5 @@ class ServedModel:
     architecture: str
     context_tokens: int
     source: str = ""
+    max_new_tokens: int | None = None  # of an answer whose request does not say
     registered_at: float = 0.0

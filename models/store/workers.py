@@ -91,6 +91,7 @@ def register_model(database: Database, model: ServedModel) -> None:
         "architecture": model.architecture,
         "context_tokens": model.context_tokens,
         "source": model.source,
+        "max_new_tokens": model.max_new_tokens,
         "registered_at": db_now(),
     }
 
@@ -138,6 +139,7 @@ def _is_model(key: ModelKey) -> ColumnElement[bool]:
 
 
 def _model_view(row: RowMapping) -> ServedModel:
-    names = ("artifact", "architecture", "context_tokens", "source", "registered_at")
+    about = ("artifact", "architecture", "context_tokens", "source")
+    names = (*about, "max_new_tokens", "registered_at")
     key = ModelKey(row["name"], Weights(row["weights"]))
     return ServedModel(key=key, **{name: row[name] for name in names})

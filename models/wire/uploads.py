@@ -35,8 +35,11 @@ class UploadedRequests:
         self.is_empty = not read
         self._read = read
 
-    def lines(self, model_name: str, endpoint: Endpoint) -> Iterator[Line]:
-        """One line per request, checked against the batch's model and endpoint."""
+    def lines(self, model_name: str, endpoint: Endpoint | None) -> Iterator[Line]:
+        """One line per request, checked against the batch's model and endpoint.
+
+        Without an endpoint the first request decides.
+        """
         parser = RequestParser(RequestRules(model_name=model_name, endpoint=endpoint))
         records = chain(self._read, self._records)
         return parse_records(records, parser, self._limits, name=self._name)

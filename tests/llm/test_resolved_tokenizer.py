@@ -13,9 +13,10 @@ from transformers import AutoTokenizer
 
 from models.errors import UnsupportedModel
 from models.generation import ChatMessage
+from models.text.resolved import BACKEND_NAME
 from tests.llm.tiny_tokenizers import TEXTS, make_byte_fallback, make_byte_level
 from tools.demo_tokenizer import train_tokenizer
-from worker.llm.resolved_tokenizer import BACKEND_NAME, write_resolved
+from worker.llm.resolved_tokenizer import write_resolved
 from worker.llm.tokenizer import Tokenizer
 
 CHAT = (

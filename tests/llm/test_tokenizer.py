@@ -13,13 +13,13 @@ from transformers import AutoTokenizer
 
 from models.errors import RequestRefused, UnsafeModel, UnsupportedModel
 from models.generation import ChatMessage
+from models.text.chat_template import MAX_RENDERED_CHARACTERS
 from tests.llm.tiny_tokenizers import (
     LLAMA3_TEMPLATE,
     TEXTS,
     make_byte_fallback,
     make_byte_level,
 )
-from worker.llm.chat_template import MAX_RENDERED_CHARACTERS
 from worker.llm.detokenizer import Detokenizer
 from worker.llm.tokenizer import Tokenizer
 

@@ -12,8 +12,9 @@ from secrets import randbelow
 import torch
 
 from models.errors import RequestRefused
-from models.generation import ChatPrompt, Prompt, Refusal, TextPrompt
+from models.generation import Refusal
 from models.params import DecodingParams
+from models.text.prompt_encoder import prompt_param
 from worker.backends.answers import PendingAnswer
 from worker.backends.base import Description, Prepared
 from worker.backends.kv_memory import CacheDemand, blocks_in, blocks_in_free_memory
@@ -73,9 +74,8 @@ class NativeBackend:
 
     def prepare(self, command: Add, arrived_s: float) -> Prepared:
         """Tokenize, check and resolve; raises RequestRefused."""
-        prompt_ids = self._tokenize(command.prompt)
-        param = "messages" if isinstance(command.prompt, ChatPrompt) else "prompt"
-        check_prompt(prompt_ids, param, self._limits)
+        prompt_ids = tuple(self._tokenizer.encode(command.prompt))
+        check_prompt(prompt_ids, prompt_param(command.prompt), self._limits)
         params = resolve(command.params, self._defaults, self._limits, len(prompt_ids))
         seed = next(
             (seed for seed in (params.seed, command.seed) if seed is not None), randbelow(2**63)
@@ -122,13 +122,6 @@ class NativeBackend:
         if answer.finished:
             del self._answers[output.key]
             yield Finished(key=output.key, generation=answer.generation())
-
-    def _tokenize(self, prompt: Prompt) -> tuple[int, ...]:
-        if isinstance(prompt, ChatPrompt):
-            return tuple(self._tokenizer.encode_chat(prompt.messages))
-        if isinstance(prompt, TextPrompt):
-            return tuple(self._tokenizer.encode_text(prompt.text))
-        return prompt.token_ids
 
 
 def engine_request(prepared: Prepared, eos_ids: Iterable[int]) -> EngineRequest:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from models.errors import RequestRefused
 from models.params import DecodingParams
+from models.text.prompt_encoder import check_length
 from worker.llm.generation_defaults import GenerationDefaults
 
 _INVALID_VALUE = "invalid_value"
@@ -51,17 +52,7 @@ def resolve(
 def check_prompt(prompt_ids: tuple[int, ...], param: str, limits: Limits) -> None:
     """Raise RequestRefused for a prompt that leaves no room for one token of output."""
     num = len(prompt_ids)
-    if num == 0:
-        raise RequestRefused(
-            f"{param} has no tokens: give at least one", code=_INVALID_VALUE, param=param
-        )
-    if num >= limits.context_tokens:
-        raise RequestRefused(
-            f"the model's context holds {limits.context_tokens} tokens for prompt and output "
-            f"together, and {param} has {num}: shorten it",
-            code="context_length_exceeded",
-            param=param,
-        )
+    check_length(num, limits.context_tokens, param)
     if num >= limits.sequence_tokens:
         raise _too_big_for_cache(f"{param} has {num} tokens", limits, param)
     _check_ids(prompt_ids, param, limits)

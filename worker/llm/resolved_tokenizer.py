@@ -8,28 +8,13 @@ loading a small model. Reads local files only and never runs code of the model.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.errors import UnsafeModel, UnsupportedModel
+from models.text.resolved import BACKEND_NAME, FACTS_NAME, ResolvedTokenizer, parse_resolved
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Backend
-
-BACKEND_NAME = "resolved-tokenizer.json"  # the format of the library `tokenizers`
-FACTS_NAME = "resolved-tokenizer-facts.json"
 _SOURCE_NAMES = ("tokenizer.json", "tokenizer.model")
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedTokenizer:
-    """All that is used of a model's tokenizer."""
-
-    backend: Backend
-    chat_template: str | None
-    special_tokens: dict[str, str]  # `bos_token` and the like
-    eos_id: int | None
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -60,6 +45,12 @@ def write_resolved(source: Path, artifact: Path) -> None:
     (artifact / FACTS_NAME).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
+def kept_files(artifact: Path) -> dict[str, bytes]:
+    """The files that `write_resolved` left there, by name; older artifacts have none."""
+    paths = [artifact / name for name in (BACKEND_NAME, FACTS_NAME)]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
 def unreadable_template(folder: Path, exc: Exception) -> UnsupportedModel:
     """The error for a chat template that is no template."""
     return UnsupportedModel(
@@ -69,12 +60,8 @@ def unreadable_template(folder: Path, exc: Exception) -> UnsupportedModel:
 
 
 def _read_resolved(folder: Path) -> ResolvedTokenizer:
-    from tokenizers import Tokenizer as Backend
-
     try:
-        facts = json.loads((folder / FACTS_NAME).read_bytes())
-        backend = Backend.from_file(str(folder / BACKEND_NAME))
-        return ResolvedTokenizer(backend, **facts)
+        return parse_resolved(kept_files(folder))
     except Exception as exc:  # damaged files fail in every way there is
         raise _unusable(folder, exc, "remove the artifact and add the model again") from exc
 

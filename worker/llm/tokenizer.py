@@ -11,22 +11,21 @@ from typing import Any
 
 import jinja2
 
-from models.errors import RequestRefused
-from models.generation import ChatMessage
-from worker.llm.chat_template import ChatTemplate
+from models.text.chat_template import ChatTemplate
+from models.text.prompt_encoder import PromptEncoder, compiled_template
+from models.text.resolved import ResolvedTokenizer
 from worker.llm.config import read_model_config
 from worker.llm.detokenizer import Detokenizer
 from worker.llm.generation_defaults import read_generation_defaults
-from worker.llm.resolved_tokenizer import ResolvedTokenizer, load_tokenizer, unreadable_template
+from worker.llm.resolved_tokenizer import load_tokenizer, unreadable_template
 
 
-class Tokenizer:
+class Tokenizer(PromptEncoder):
     """One model's tokenizer; build it with `load`. May be used by several threads at once."""
 
     def __init__(self, backend: Any, template: ChatTemplate | None, eos_ids: frozenset[int]):
         """Wrap a `tokenizers.Tokenizer`."""
-        self._backend = backend
-        self._template = template
+        super().__init__(backend, template)
         self._bytes = TokenBytes(backend)
         self.eos_ids = eos_ids
 
@@ -35,28 +34,6 @@ class Tokenizer:
         """The tokenizer of a model folder or an artifact; raises what `load_tokenizer` raises."""
         resolved = load_tokenizer(folder)
         return cls(resolved.backend, _template(resolved, folder), _eos_ids(resolved, folder))
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether conversations can be encoded."""
-        return self._template is not None
-
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The conversation up to where the model's answer begins.
-
-        The template writes the special tokens, so none are added. Raises RequestRefused.
-        """
-        if self._template is None:
-            raise RequestRefused(
-                "the model has no chat template: send a text prompt (/v1/completions) instead",
-                code="invalid_messages",
-                param="messages",
-            )
-        return self._encode(self._template.render(messages), special_tokens=False)
-
-    def encode_text(self, text: str) -> list[int]:
-        """Plain text, with the special tokens that the model puts around it (its BOS)."""
-        return self._encode(text, special_tokens=True)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the tokens; special tokens read as nothing."""
@@ -74,10 +51,6 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> tuple[int, ...]:
         """The UTF-8 bytes that one token stands for; empty for an id without a token."""
         return self._bytes.of(token_id)
-
-    def _encode(self, text: str, special_tokens: bool) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=special_tokens).ids
-        return ids
 
 
 class TokenBytes:
@@ -104,10 +77,8 @@ class TokenBytes:
 
 
 def _template(resolved: ResolvedTokenizer, folder: Path) -> ChatTemplate | None:
-    if resolved.chat_template is None:
-        return None
     try:
-        return ChatTemplate(resolved.chat_template, resolved.special_tokens)
+        return compiled_template(resolved)
     except jinja2.TemplateError as exc:
         raise unreadable_template(folder, exc) from exc
 

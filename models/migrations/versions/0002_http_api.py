@@ -18,20 +18,23 @@ def upgrade() -> None:
     for name in ("paused_at", "repeat_until", "validator_until"):
         op.add_column("batches", sa.Column(name, sa.Double(), nullable=True))
     op.add_column("batches", sa.Column("validator_id", sa.Text(), nullable=True))
+    op.add_column("served_models", sa.Column("max_new_tokens", sa.Integer(), nullable=True))
     _index_failures()
     _create_file_parts()
     _create_commits()
     _log_results_so_far()
+    _create_model_files()
     _create_api_keys()
     _create_webhooks()
     _create_deliveries()
 
 
 def downgrade() -> None:
-    for table in ("deliveries", "webhooks", "api_keys", "commits", "file_parts"):
+    for table in ("deliveries", "webhooks", "api_keys", "model_files", "commits", "file_parts"):
         op.drop_table(table)
     for name in ("validator_id", "paused_at", "repeat_until", "validator_until"):
         op.drop_column("batches", name)
+    op.drop_column("served_models", "max_new_tokens")
     op.drop_index("ix_results_failures", table_name="results")
     op.drop_index(op.f("ix_files_tenant_id_created_at"), table_name="files")
     for name in ("status", "deleted_at"):
@@ -112,6 +115,18 @@ def _log_results_so_far() -> None:
         for batch_id, at in ended_at.items()
     ]
     op.bulk_insert(commits, rows)
+
+
+def _create_model_files() -> None:
+    op.create_table(
+        "model_files",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("weights", sa.Text(), nullable=False),
+        sa.Column("file_name", sa.Text(), nullable=False),
+        sa.Column("artifact", sa.Text(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "weights", "file_name", name=op.f("pk_model_files")),
+    )
 
 
 def _create_api_keys() -> None:
