@@ -6,16 +6,13 @@ from dataclasses import dataclass
 
 from models.generation import ChatPrompt, Prompt, TextPrompt
 from models.projections import OutputKind, output_file
-from models.states import BatchState
 from models.store.speed import BatchSpeed
-from models.store.views import Batch, RequestRecord
+from models.store.views import PAUSABLE, Batch, RequestRecord
 
 FOLDED_FROM = 600  # characters; longer texts are opened on demand
 SHOWN_CHARACTERS = 8_000  # of one text; the rest is in the output file
 _PREVIEW_CHARACTERS = 240
 _STEP = 10  # per cent: what is said aloud of a batch's progress
-
-_STARTED = frozenset({BatchState.VALIDATING, BatchState.IN_PROGRESS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +31,7 @@ class BatchLine:
     @property
     def state(self) -> str:
         """In words."""
-        if self.batch.state is BatchState.IN_PROGRESS and self.batch.paused_at is not None:
-            return "paused"
-        return self.batch.state.replace("_", " ")
+        return "paused" if self.batch.is_paused else self.batch.state.replace("_", " ")
 
     @property
     def percent(self) -> float:
@@ -71,9 +66,9 @@ class BatchLine:
         return (self.ended_at or self.now) - self.batch.created_at
 
     @property
-    def can_cancel(self) -> bool:
-        """Whether there is still something to stop."""
-        return self.batch.state in _STARTED
+    def can_stop(self) -> bool:
+        """Whether there is still something to cancel, to pause or to resume."""
+        return self.batch.state in PAUSABLE
 
     @property
     def has_output(self) -> bool:

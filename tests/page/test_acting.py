@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -42,10 +43,11 @@ def test_the_keyboard_alone_is_enough(database: Database, visitor: Visitor, tmp_
     serve_model(database)
     page = visitor.open("/")
     accept_dialogs(page)
+    # Beforehand: Chromium is told about the listener on the way.
+    page.on("filechooser", lambda chooser: chooser.set_files(write_requests(tmp_path, 9)))
     tab_to(page, "Requests, as JSON Lines")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(write_requests(tmp_path, 9))
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Requests, as JSON Lines")).to_have_value(re.compile("requests.jsonl"))
     tab_to(page, "Upload")
     page.keyboard.press("Enter")
     expect(page.get_by_label("File", exact=True)).to_contain_text("requests.jsonl")
@@ -111,6 +113,19 @@ def test_a_dismissed_question_cancels_nothing(database: Database, visitor: Visit
     page.on("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Cancel").click()
     assert get_batch(database, batch.id).state is BatchState.IN_PROGRESS
+
+
+def test_a_batch_is_paused_and_resumed(database: Database, visitor: Visitor) -> None:
+    batch = submit(database, 8, file_name="long.jsonl")
+    page = visitor.open("/")
+    row = page.locator(f"#row-{batch.id}")
+    row.get_by_role("button", name="Pause long.jsonl").click()
+    expect(row.locator(".badge")).to_have_text("paused")
+    assert get_batch(database, batch.id).is_paused
+    row.get_by_role("link", name="long.jsonl").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#summary .badge")).to_have_text("in progress")
+    assert not get_batch(database, batch.id).is_paused
 
 
 def test_what_failed_for_one_reason_is_retried(database: Database, visitor: Visitor) -> None:
