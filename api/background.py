@@ -19,15 +19,20 @@ Chore = Callable[[], object]
 class Background:
     """Does the chores in their order whenever it is woken, and once a period."""
 
-    def __init__(self, chores: Sequence[Chore]) -> None:
+    def __init__(self, chores: Sequence[Chore], *, name: str = "background") -> None:
         self._chores = chores
         self._woken = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    @property
+    def is_stopping(self) -> bool:
+        """For chores that take long: whether to end early."""
+        return self._stopping
 
     def wake(self) -> None:
         """From any thread: do the chores now."""

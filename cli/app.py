@@ -21,6 +21,7 @@ from cli import (
     serve,
     status,
     submit,
+    webhooks,
     worker,
 )
 from cli.context import GlobalFlags
@@ -47,6 +48,7 @@ def build_command() -> Command:
     app.command()(serve.serve)
     app.command()(generate.generate)
     app.add_typer(_models(), name="model")
+    app.add_typer(_webhooks(), name="webhook")
     app.add_typer(_databases(), name="db")
     app.command()(doctor.doctor)
     return get_command(app)
@@ -96,6 +98,14 @@ def _models() -> typer.Typer:
     app.command("list")(models.list_models)
     app.command("show")(models.show)
     app.command("remove")(models.remove)
+    return app
+
+
+def _webhooks() -> typer.Typer:
+    app = _group("Receivers that the server calls when a batch ends.")
+    app.command("add")(webhooks.add)
+    app.command("list")(webhooks.list_webhooks)
+    app.command("remove")(webhooks.remove)
     return app
 
 

@@ -107,6 +107,19 @@ class Settings(BaseModel):
     max_file_bytes: Count = Field(default=200 * MIB, description="Bytes of one file at most.")
     max_line_bytes: Count = Field(default=MIB, description="Bytes of one line at most.")
 
+    webhooks: bool = Field(
+        default=False,
+        description="Let users register URLs that the server calls when a batch ends.",
+    )
+    webhook_private_addresses: bool = Field(
+        default=False,
+        description="Such URLs may lead into networks of your own, and without TLS to the server's "
+        "own machine: only where every user may reach all of that anyway.",
+    )
+    public_metrics: bool = Field(
+        default=False, description="Answer /metrics to everybody, not to this machine alone."
+    )
+
     threads: Count | None = Field(
         default=None, description="Compute threads; unset: all usable cores."
     )

@@ -220,6 +220,12 @@ attempts: Final = Table(
     Column("outcome", Text),  # NULL while the lease is held
     Column("error", Text),
     Column("n_done", Integer, nullable=False),
+    Index(  # few rows, so that they can be counted at any time
+        "ix_attempts_failed",
+        "outcome",
+        sqlite_where=text("outcome IN ('lost', 'crashed')"),
+        postgresql_where=text("outcome IN ('lost', 'crashed')"),
+    ),
 )
 
 workers: Final = Table(
@@ -289,6 +295,7 @@ webhooks: Final = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("tenant_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("secret", Text, nullable=False),  # whsec_<base64>; signing needs it as it is
     Column("events", JSON(none_as_null=True), nullable=False),

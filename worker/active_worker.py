@@ -57,6 +57,7 @@ class ActiveWorker:
         self._database = database
         self._keeper_database = connect_database(settings.resolved_database_url)
         self._on_commit = on_commit
+        self._is_draining = False
         self.runner = ChunkRunner(
             database=database,
             keeper_database=self._keeper_database,
@@ -65,9 +66,12 @@ class ActiveWorker:
             worker_id=self.id,
             spawn=spawn,
             on_commit=self._committed,
+            on_drain=self._drain,
         )
         self._housekeeper = Housekeeper(
-            period_s=settings.sweep_period_s, periodic=(self._beat, *periodic), on_wake=on_wake
+            period_s=settings.sweep_period_s,
+            periodic=(self._beat, *periodic),
+            on_wake=(self._tell_draining, *on_wake),
         )
 
     def __enter__(self) -> ActiveWorker:
@@ -123,6 +127,7 @@ class ActiveWorker:
             threads=ready.threads,
             load_s=ready.load_s,
             versions=_versions(),
+            rss_bytes=self.runner.supervisor.rss_bytes,
             peak_rss_bytes=ready.peak_rss_bytes,
         )
         keep_model_files(self._database, self._model, ready.artifact_digest, kept_files(artifact))
@@ -134,7 +139,22 @@ class ActiveWorker:
         )
 
     def _beat(self) -> None:
-        beat(self._database, self.id, peak_rss_bytes=self.peak_rss_bytes)
+        beat(
+            self._database,
+            self.id,
+            draining=self._is_draining,
+            rss_bytes=self.runner.supervisor.rss_bytes,
+            peak_rss_bytes=self.peak_rss_bytes,
+        )
+
+    def _drain(self) -> None:
+        """The runner stops: the others learn at once that this worker takes no more chunks."""
+        self._is_draining = True
+        self._housekeeper.wake()
+
+    def _tell_draining(self) -> None:
+        if self._is_draining:
+            self._beat()
 
     def _committed(self, lease: Lease) -> None:
         self._housekeeper.wake()

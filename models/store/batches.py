@@ -21,6 +21,7 @@ from models.states import (
     ResultStatus,
     check_transition,
 )
+from models.store.batch_ends import end_batch
 from models.store.endings import (
     CANCELLED,
     EXPIRED,
@@ -141,8 +142,7 @@ def expire_batch(connection: Connection, batch_id: str) -> bool:
         return False
     fail_missing(connection, batch_id, EXPIRED)
     _recount(connection, batch_id)
-    connection.execute(move_batches(BatchState.EXPIRED).where(batches.c.id == batch_id))
-    return True
+    return end_batch(connection, batch_id, BatchState.EXPIRED)
 
 
 def _run(database: Database, step: Callable[[Connection, str], None], batch_id: str) -> None:
@@ -161,7 +161,7 @@ def _cancel_unclaimed(connection: Connection, batch_id: str) -> None:
     if count_open_chunks(connection, batch_id) == 0:
         fail_missing(connection, batch_id, CANCELLED)
         _recount(connection, batch_id)
-        connection.execute(move_batches(BatchState.CANCELLED).where(batches.c.id == batch_id))
+        end_batch(connection, batch_id, BatchState.CANCELLED)
 
 
 def _start_finalizing(connection: Connection, batch_id: str) -> None:
@@ -176,7 +176,7 @@ def _start_finalizing(connection: Connection, batch_id: str) -> None:
 def _complete(connection: Connection, batch_id: str) -> None:
     if _lock_batch(connection, batch_id) == BatchState.FINALIZING:
         _recount(connection, batch_id)
-        connection.execute(move_batches(BatchState.COMPLETED).where(batches.c.id == batch_id))
+        end_batch(connection, batch_id, BatchState.COMPLETED)
 
 
 def _recount(connection: Connection, batch_id: str) -> None:

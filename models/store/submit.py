@@ -18,6 +18,7 @@ from models.clock import db_now
 from models.database import Database
 from models.errors import IdempotencyConflict, InputFileError
 from models.states import BatchState
+from models.store.batch_ends import end_batch
 from models.store.batches import finalize_batch, get_batch
 from models.store.commit_log import log_commit
 from models.store.lines import Tally, grouped, insert_lines
@@ -193,9 +194,9 @@ def _seal(connection: Connection, batch_id: str, tally: Tally) -> None:
 
 def end_validation(connection: Connection, batch_id: str, tally: Tally) -> None:
     """All lines are stored and planned: the batch runs, or has failed with its errors."""
-    of_batch = batches.c.id == batch_id
     if tally.is_hopeless:
         errors = [asdict(error) for error in tally.errors]
-        connection.execute(move_batches(BatchState.FAILED).where(of_batch).values(errors=errors))
+        end_batch(connection, batch_id, BatchState.FAILED, errors=errors)
     else:
-        connection.execute(move_batches(BatchState.IN_PROGRESS).where(of_batch))
+        running = move_batches(BatchState.IN_PROGRESS).where(batches.c.id == batch_id)
+        connection.execute(running)

@@ -17,12 +17,12 @@ from models.database import Database
 from models.errors import LeaseLost
 from models.model_key import ModelKey
 from models.states import BatchState
+from models.store.batch_ends import end_batch
 from models.store.batches import finalize_batch
 from models.store.commit_log import log_commit
 from models.store.lines import Tally, insert_lines
 from models.store.plan import plan_chunks
 from models.store.submit import end_validation
-from models.store.transitions import move_batches
 from models.store.views import BatchError
 from models.tables import batches, commits, requests
 from models.wire.lines import Line
@@ -132,8 +132,7 @@ def fail_validation(
         _hold(connection, validation)
         for table in (commits, requests):
             connection.execute(delete(table).where(table.c.batch_id == validation.batch_id))
-        failing = move_batches(BatchState.FAILED).where(_is(validation))
-        connection.execute(failing.values(values))
+        end_batch(connection, validation.batch_id, BatchState.FAILED, **values)
 
     database.transact(fail, replayable=True)
 

@@ -17,7 +17,8 @@ from tests.cli.console import Console
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with live_server(Console(tmp_path_factory.mktemp("home"))) as running:
+    home = tmp_path_factory.mktemp("home")
+    with live_server(Console(home, {"NIGHTSHIFT_WEBHOOKS": "true"})) as running:
         yield running
 
 

@@ -95,6 +95,7 @@ def test_ready_says_what_was_loaded(engine: EngineProcess) -> None:
     assert ready.kv_cache_bytes < 2 * 1024**2
     assert ready.load_s > 0
     assert engine.peak_rss_bytes >= ready.peak_rss_bytes > 0
+    assert engine.peak_rss_bytes // 2 < engine.rss_bytes
     assert engine.alive
 
 
@@ -245,6 +246,7 @@ def test_a_model_that_loads_too_slowly_is_stopped(tiny_artifact: Path) -> None:
         engine.wait_ready(0.001)
     assert not engine.alive
     assert is_gone(engine.pid)
+    assert engine.rss_bytes == 0
 
 
 def test_a_stopped_engine_is_gone_and_says_so(tiny_artifact: Path) -> None:

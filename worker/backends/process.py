@@ -22,6 +22,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import psutil
+
 from models import errors
 from models.errors import EngineCrashed, EngineStalled, NightshiftError
 from worker.backends.machine import usable_cores
@@ -109,6 +111,14 @@ class EngineProcess:
         """The most memory that the process held, as it last reported; 0 before it is ready."""
         with self._changed:
             return self._peak_rss_bytes
+
+    @property
+    def rss_bytes(self) -> int:
+        """Memory that the process holds now; 0 when it has ended."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     @property
     def forward_s(self) -> float:

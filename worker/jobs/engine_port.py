@@ -23,6 +23,10 @@ class EnginePort(Protocol):
         """The most memory that the process has held."""
 
     @property
+    def rss_bytes(self) -> int:
+        """Memory that the process holds now; 0 when it has ended."""
+
+    @property
     def forward_s(self) -> float:
         """Seconds in the model's forward so far, as last reported."""
 

@@ -39,7 +39,8 @@ class ChunkRunner:
     """Works on chunks of one model with one engine.
 
     `start`, then any number of `serve`, then `close`. `keeper_database` is a connection of its own
-    for renewals, which must not wait for a commit. `on_commit` hears of every commit.
+    for renewals, which must not wait for a commit. `on_commit` hears of every commit, `on_drain`
+    of the end of a `serve` that was asked for, before what is held is given back.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class ChunkRunner:
         worker_id: str,
         spawn: SpawnEngine,
         on_commit: Callable[[Lease], None] = lambda _: None,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._model = model
         self._worker_id = worker_id
+        self._on_drain = on_drain
         self._patience = Patience()
         self._until: Callable[[], bool] = lambda: False
         self.book = LeaseBook()
@@ -239,6 +242,7 @@ class ChunkRunner:
 
     def _drain(self) -> None:
         """Stop generating, write what finished, give the rest back uncharged."""
+        self._on_drain()
         try:
             if any(held.running for held in self.book.all()):
                 self._feeder.quiet()

@@ -57,6 +57,12 @@ class EngineSupervisor:
         return max(self._peak_rss_bytes, current)
 
     @property
+    def rss_bytes(self) -> int:
+        """Memory that the engine process holds now; 0 while there is none."""
+        engine = self._engine
+        return engine.rss_bytes if engine else 0
+
+    @property
     def forward_s(self) -> float:
         """Seconds in the model's forward, over all engine processes."""
         return self._forward_s + (self._engine.forward_s if self._engine else 0.0)

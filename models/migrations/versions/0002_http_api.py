@@ -27,6 +27,7 @@ def upgrade() -> None:
     _create_api_keys()
     _create_webhooks()
     _create_deliveries()
+    _index_failed_attempts()
 
 
 def downgrade() -> None:
@@ -35,6 +36,7 @@ def downgrade() -> None:
     for name in ("validator_id", "paused_at", "repeat_until", "validator_until"):
         op.drop_column("batches", name)
     op.drop_column("served_models", "max_new_tokens")
+    op.drop_index("ix_attempts_failed", table_name="attempts")
     op.drop_index("ix_results_failures", table_name="results")
     op.drop_index(op.f("ix_files_tenant_id_created_at"), table_name="files")
     for name in ("status", "deleted_at"):
@@ -153,6 +155,7 @@ def _create_webhooks() -> None:
         "webhooks",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("secret", sa.Text(), nullable=False),
         sa.Column("events", sa.JSON(none_as_null=True), nullable=False),
@@ -193,4 +196,15 @@ def _create_deliveries() -> None:
         "deliveries",
         ["ended_at", "not_before"],
         unique=False,
+    )
+
+
+def _index_failed_attempts() -> None:
+    op.create_index(
+        "ix_attempts_failed",
+        "attempts",
+        ["outcome"],
+        unique=False,
+        sqlite_where=sa.text("outcome IN ('lost', 'crashed')"),
+        postgresql_where=sa.text("outcome IN ('lost', 'crashed')"),
     )
