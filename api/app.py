@@ -14,6 +14,7 @@ from api.addresses import refuse_nul
 from api.background import Background
 from api.deliverer import Deliverer
 from api.estimator import Estimator
+from api.gate import LOOPBACK, Gate
 from api.http_metrics import CountRequests, HttpMetrics
 from api.outgoing import Outgoing
 from api.problems import add_problem_handlers
@@ -43,10 +44,16 @@ from models.settings import Settings
 from models.store.files import drop_stale_files
 
 
-def create_app(settings: Settings, database: Database) -> FastAPI:
-    """The ASGI application over an open database, which stays the caller's to close."""
+def create_app(settings: Settings, database: Database, *, host: str = LOOPBACK) -> FastAPI:
+    """The ASGI application over an open database, which stays the caller's to close.
+
+    `host`: where it listens, which decides whether keys are needed. Raises SettingsError.
+    """
+    gate = Gate(database, settings, host=host)
     validator = Validator(database, settings)
-    background = Background((validator.validate_all, lambda: drop_stale_files(database)))
+    background = Background(
+        (validator.validate_all, lambda: drop_stale_files(database), gate.note_uses)
+    )
     beside = (background, *_deliveries(settings, database))
 
     @asynccontextmanager
@@ -68,6 +75,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.services = Services(
         settings=settings,
         database=database,
+        gate=gate,
         wake=background.wake,
         watchers=Watchers(database),
         estimator=Estimator(database, settings),

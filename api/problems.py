@@ -20,17 +20,19 @@ from models.errors import (
     InputFileError,
     NightshiftError,
     NotFoundError,
+    QueueFull,
     RequestRefused,
     StateError,
     StorageFull,
 )
 
 RETRY_AFTER_S = 5
+QUEUE_RETRY_AFTER_S = 60
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)  # not frozen: whoever handles an exception sets its traceback
+@dataclass(slots=True, eq=False)  # not frozen: whoever handles it sets its traceback
 class Problem(Exception):
     """An answer other than the one that was hoped for; raise it anywhere below a route."""
 
@@ -76,6 +78,10 @@ def problem_of(exc: NightshiftError) -> Problem:
             return Problem(400, message, "invalid_value")
         case NotFoundError():
             return Problem(404, message, "not_found")
+        case QueueFull():
+            # Nothing that the official client would do within its two repeats frees room.
+            headers = {"retry-after": str(QUEUE_RETRY_AFTER_S), "x-should-retry": "false"}
+            return Problem(429, message, "queue_full", headers=headers)
         case StateError():
             return Problem(409, message, "invalid_state")
         case DatabaseUnavailable():

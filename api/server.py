@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(settings: Settings, database: Database, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM; connections get some seconds to end."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    app = create_app(settings, database)
+    app = create_app(settings, database, host=str(listening.getsockname()[0]))
     config = uvicorn.Config(
         app,
         access_log=False,  # our own has the request's id

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.estimator import Estimator
+from api.gate import Gate
 from api.watchers import Watchers
 from models.database import Database
 from models.settings import Settings
@@ -20,6 +21,7 @@ class Services:
 
     settings: Settings
     database: Database
+    gate: Gate
     wake: Callable[[], None]
     watchers: Watchers
     estimator: Estimator

@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import refuse_encoding
+from api.gate import Caller
 from api.multipart import UploadParser
 from api.problems import Problem
 from api.services import Services
@@ -54,29 +55,34 @@ class _Receiver:
         return part
 
 
-async def receive_file(request: Request, services: Services, tenant_id: str) -> StoredFile:
+async def receive_file(request: Request, services: Services, caller: Caller) -> StoredFile:
     """Store the upload of this request; a broken one leaves nothing. Raises Problem."""
     refuse_encoding(request)
     receiver = _Receiver(services.settings.max_file_bytes)
     parser = UploadParser(request.headers.get("content-type", ""), receiver.take)
     database = services.database
-    file_id = await run_in_threadpool(begin_upload, database, tenant_id)
+    file_id = await run_in_threadpool(begin_upload, database, caller.tenant_id)
+
+    async def store(part: bytes) -> None:
+        number, limits = receiver.n_parts - 1, caller.limits
+        await run_in_threadpool(store_part, database, file_id, number, part, limits=limits)
+
     try:
         async for piece in request.stream():
             parser.write(piece)
             while (part := receiver.next_part()) is not None:
-                await run_in_threadpool(store_part, database, file_id, receiver.n_parts - 1, part)
+                await store(part)
         parser.end()
         _refuse_unknown(parser.fields)
         purpose, expires_after_s = _purpose(parser.fields), _expiry_s(parser.fields)
         if receiver.n_bytes == 0:
             raise Problem(400, "the file is empty: give one request per line", "empty_file", "file")
         while (part := receiver.next_part(whole=False)) is not None:
-            await run_in_threadpool(store_part, database, file_id, receiver.n_parts - 1, part)
+            await store(part)
         return await run_in_threadpool(
             end_upload,
             database,
-            tenant_id,
+            caller.tenant_id,
             file_id,
             name=parser.file_name or "",
             purpose=purpose,

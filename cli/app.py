@@ -15,6 +15,7 @@ from cli import (
     databases,
     doctor,
     generate,
+    keys,
     models,
     results,
     run,
@@ -48,6 +49,7 @@ def build_command() -> Command:
     app.command()(serve.serve)
     app.command()(generate.generate)
     app.add_typer(_models(), name="model")
+    app.add_typer(_keys(), name="key")
     app.add_typer(_webhooks(), name="webhook")
     app.add_typer(_databases(), name="db")
     app.command()(doctor.doctor)
@@ -98,6 +100,14 @@ def _models() -> typer.Typer:
     app.command("list")(models.list_models)
     app.command("show")(models.show)
     app.command("remove")(models.remove)
+    return app
+
+
+def _keys() -> typer.Typer:
+    app = _group("Keys of the HTTP API.")
+    app.command("create")(keys.create)
+    app.command("list")(keys.list_keys)
+    app.command("revoke")(keys.revoke)
     return app
 
 

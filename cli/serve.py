@@ -23,19 +23,32 @@ def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", help="0: any free one.")] = 8000,
+    keys: Annotated[
+        bool | None,
+        typer.Option(
+            "--keys/--no-keys",
+            help="Ask for API keys; default: unless it is on loopback over SQLite.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the HTTP API until Ctrl-C or SIGTERM.
 
     Batches may name the models of this machine's registry, and those that a worker has served.
     """
-    settings = load(context)
+    settings = load(context, require_keys=keys)
+    from api.gate import needs_keys
     from api.server import listen
     from api.server import serve as serve_api
 
     show_log(settings)
     with open_database(settings, create=True) as database, listen(host, port) as listening:
         _register_models(database, open_registry(settings))
-        say(f"listening on http://{host}:{listening.getsockname()[1]}")
+        address, bound_port = listening.getsockname()[:2]
+        keyed = needs_keys(settings, database.dialect, address)
+        say(f"listening on http://{host}:{bound_port}")
+        say(
+            "API keys are needed" if keyed else "no API key is needed, and only this machine served"
+        )
         serve_api(settings, database, listening)
 
 

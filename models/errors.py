@@ -17,6 +17,7 @@ NightshiftError                  exit 1
 │   └── HubError                          the Hugging Face Hub refused or is away
 ├── BatchNotCompleted            exit 6   failed, expired or cancelled
 ├── StorageFull                  exit 7   no space for database, registry or output
+├── QueueFull                             a tenant has as much here as its key allows
 ├── StateError                            a forbidden state transition
 ├── LeaseLost                             another worker may hold the chunk now
 ├── KernelsUnavailable                    PyTorch does the same, more slowly
@@ -130,6 +131,10 @@ class StorageFull(NightshiftError):
     """There is no space left; free some and run the same command again."""
 
     exit_code: ClassVar[int] = 7
+
+
+class QueueFull(NightshiftError):
+    """As much waits or is stored as the caller's key allows; wait, or remove something."""
 
 
 class StateError(NightshiftError):

@@ -103,6 +103,11 @@ class Settings(BaseModel):
         default=25, description="Time that a stopping worker may take."
     )
 
+    require_keys: bool | None = Field(
+        default=None,
+        description="Whether the HTTP API asks for keys; unset: unless it is on loopback over "
+        "SQLite.",
+    )
     max_file_requests: Count = Field(default=50_000, description="Requests of one file at most.")
     max_file_bytes: Count = Field(default=200 * MIB, description="Bytes of one file at most.")
     max_line_bytes: Count = Field(default=MIB, description="Bytes of one line at most.")

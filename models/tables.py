@@ -34,6 +34,9 @@ metadata: Final = MetaData(
     }
 )
 
+# A query uses the index of open chunks when it says exactly this.
+OPEN_CHUNK: Final = "state IN ('pending', 'dispatched', 'leased')"
+
 # SQLite numbers rows by itself only in a column declared INTEGER.
 _ROW_ID: Final = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -45,6 +48,7 @@ files: Final = Table(
     Column("name", Text, nullable=False),
     Column("purpose", Text, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),
+    Column("n_lines", Integer, nullable=False, server_default="0"),  # line ends of an upload
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
@@ -121,6 +125,13 @@ chunks: Final = Table(
     Column("created_at", Double, nullable=False),
     UniqueConstraint("batch_id", "number"),
     Index(None, "state", "batch_id"),
+    Index(  # what a claim looks through: not the chunks that are over
+        "ix_chunks_open",
+        "batch_id",
+        "number",
+        sqlite_where=text(OPEN_CHUNK),
+        postgresql_where=text(OPEN_CHUNK),
+    ),
 )
 
 requests: Final = Table(

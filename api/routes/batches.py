@@ -142,4 +142,5 @@ def _new(request: Request, caller: Caller, body: CreateBatch, file: StoredFile) 
         priority=body.priority,
         idempotency_key=key,
         is_repeat=is_repeat(request),
+        limits=caller.limits,
     )

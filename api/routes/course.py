@@ -55,6 +55,7 @@ def retry(
         chunk_requests=services.settings.chunk_requests,
         idempotency_key=idempotency_key(request),
         is_repeat=is_repeat(request),
+        limits=caller.limits,
     )
     return shown(services, fresh)
 

@@ -52,7 +52,7 @@ UPLOAD_SCHEMA = {
 @router.post("", openapi_extra=UPLOAD_SCHEMA)
 async def upload_file(request: Request, services: ServicesDep, caller: CallerDep) -> FileObject:
     """Upload a JSON Lines file of requests; it is stored while it arrives."""
-    return file_object(await receive_file(request, services, caller.tenant_id))
+    return file_object(await receive_file(request, services, caller))
 
 
 @router.get("")

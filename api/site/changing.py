@@ -29,7 +29,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, dependencies=
 @router.post("/files")
 async def upload(request: Request, services: ServicesDep, caller: PageCaller) -> Response:
     """Store a file while it arrives, then offer to make a batch of it."""
-    file = await receive_file(request, services, caller.tenant_id)
+    file = await receive_file(request, services, caller)
     return _go_to(f"/?file={file.id}#create")
 
 

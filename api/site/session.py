@@ -46,7 +46,7 @@ def require_own_page(request: Request) -> None:
 
 
 def _page_caller(request: Request, services: ServicesDep) -> Caller:
-    return access.caller_of_token(services, request.cookies.get(COOKIE))
+    return access.caller_for(request, services, request.cookies.get(COOKIE))
 
 
 PageCaller = Annotated[Caller, Depends(_page_caller)]

@@ -11,6 +11,8 @@ from sqlalchemy import Connection, insert
 
 from models.database import Database
 from models.store.batches import get_batch
+from models.store.keys import UNLIMITED, KeyLimits
+from models.store.queue_room import check_room
 from models.store.repeats import Call, call_values, find_known
 from models.store.submit import batch_values, new_id
 from models.store.views import Submitted
@@ -26,12 +28,14 @@ class NewBatch(Call):
     completion_window_s: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     priority: int = 0
+    limits: KeyLimits = UNLIMITED
 
 
 def create_batch(database: Database, new: NewBatch) -> Submitted:
     """Store the batch as `validating`, or find the one that the same call made before.
 
-    Raises IdempotencyConflict for a known key with another body.
+    Raises IdempotencyConflict for a known key with another body, and QueueFull when the limits
+    leave no room for the file's requests.
     """
     batch_id = new_id("batch_")
     row = batch_values(
@@ -50,6 +54,7 @@ def create_batch(database: Database, new: NewBatch) -> Submitted:
         if (known := find_known(connection, new)) is not None:
             return known
         connection.execute(insert(batches).values({**row, **call_values(new)}))
+        check_room(connection, new.tenant_id, new.limits)
         return batch_id
 
     found = database.transact(create, replayable=True)

@@ -5,16 +5,24 @@ Must not know how bells are rung.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from sqlalchemy import Connection, Select, and_, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, text, tuple_
 
 from models.clock import db_now
 from models.database import Database
 from models.model_key import ModelKey, Weights
 from models.states import ChunkState
 from models.store.batches import wants_results
-from models.store.leases import claim_order
+from models.store.fair_share import (
+    IS_OPEN,
+    has_chunk,
+    is_of,
+    shares,
+    take_turns,
+    waiting_batches,
+)
 from models.store.transitions import move_chunks
 from models.store.views import Ring
 from models.store.workers import is_live
@@ -28,7 +36,7 @@ def dispatch_chunks(
     only_batch: str | None = None,
     models: Sequence[ModelKey] | None = None,
 ) -> list[Ring]:
-    """Mark chunks as dispatched and return the rings to send, in the order of claiming.
+    """Mark chunks as dispatched and return the rings to send, tenant by tenant in turns.
 
     Per model at most `window_per_worker` chunks for each live worker are dispatched at once; a
     model without a live worker gets the window of one, so that work waits for the first to come.
@@ -71,11 +79,13 @@ def _one_dispatcher(connection: Connection) -> None:
 
 def _waiting_models(connection: Connection, only_batch: str | None) -> list[ModelKey]:
     statement = (
-        _dispatchable(only_batch)
-        .with_only_columns(batches.c.model_name, batches.c.weights)
+        select(batches.c.model_name, batches.c.weights)
         .distinct()
+        .where(wants_results(), has_chunk(_is_ready()))
         .order_by(batches.c.model_name, batches.c.weights)
     )
+    if only_batch is not None:
+        statement = statement.where(batches.c.id == only_batch)
     return [ModelKey(name, Weights(weights)) for name, weights in connection.execute(statement)]
 
 
@@ -88,7 +98,7 @@ def _room(connection: Connection, model: ModelKey, window_per_worker: int) -> in
         select(func.count())
         .select_from(chunks.join(batches))
         .where(chunks.c.state == str(ChunkState.DISPATCHED))
-        .where(batches.c.model_name == model.name, batches.c.weights == str(model.weights))
+        .where(is_of(model))
     )
     n_live = max(1, connection.execute(live).scalar_one())
     return window_per_worker * n_live - int(connection.execute(dispatched).scalar_one())
@@ -99,14 +109,7 @@ def _dispatch(
 ) -> list[Ring]:
     if room <= 0:
         return []
-    picked = (
-        _dispatchable(only_batch)
-        .where(batches.c.model_name == model.name, batches.c.weights == str(model.weights))
-        .order_by(*claim_order())
-        .limit(room)
-        .with_for_update(of=chunks, skip_locked=True)
-    )
-    rows = connection.execute(picked).all()
+    rows = _pick(connection, model, room, only_batch)
     if not rows:
         return []
     connection.execute(
@@ -120,11 +123,29 @@ def _dispatch(
     ]
 
 
-def _dispatchable(only_batch: str | None) -> Select[int, str, int]:
-    ready = and_(chunks.c.state == str(ChunkState.PENDING), chunks.c.not_before <= db_now())
-    statement = (
+def _pick(
+    connection: Connection, model: ModelKey, room: int, only_batch: str | None
+) -> list[Row[int, str, int]]:
+    """The next chunks of the model, locked but for those that somebody claims just now."""
+
+    def chunks_of(batch_id: str) -> Iterator[int]:
+        ids = select(chunks.c.id).where(chunks.c.batch_id == batch_id, IS_OPEN, _is_ready())
+        yield from connection.execute(ids.order_by(chunks.c.number).limit(room)).scalars()
+
+    waiting = waiting_batches(connection, model, _is_ready(), only_batch=only_batch)
+    held = shares(connection, model, (ChunkState.LEASED, ChunkState.DISPATCHED), waiting)
+    chosen = list(islice(take_turns(waiting, held, chunks_of), room))
+    locking = (
         select(chunks.c.id, chunks.c.batch_id, chunks.c.n_dispatches)
-        .join(batches, batches.c.id == chunks.c.batch_id)
-        .where(ready, wants_results())
+        .where(chunks.c.id.in_(chosen), IS_OPEN, _is_ready())
+        .with_for_update(skip_locked=True)
     )
-    return statement if only_batch is None else statement.where(batches.c.id == only_batch)
+    found = {row.id: row for row in connection.execute(locking)}
+    return [found[chunk_id] for chunk_id in chosen if chunk_id in found]
+
+
+def _is_ready() -> ColumnElement[bool]:
+    """Whether the open chunk of the enclosing query is pending and may be rung for."""
+    # Not `state = 'pending'`: SQLite would take all of those and sort them.
+    taken = chunks.c.state.in_((ChunkState.DISPATCHED, ChunkState.LEASED))
+    return and_(~taken, chunks.c.not_before <= db_now())

@@ -16,6 +16,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, 
 from models.clock import db_now
 from models.database import Database
 from models.errors import NotFoundError
+from models.store.keys import UNLIMITED, KeyLimits
+from models.store.queue_room import check_stored_bytes
 from models.store.submit import new_id
 from models.store.transitions import insert_new
 from models.tables import file_parts, files
@@ -66,10 +68,31 @@ def begin_upload(database: Database, tenant_id: str) -> str:
     return file_id
 
 
-def store_part(database: Database, file_id: str, number: int, content: bytes) -> None:
-    """Add the next part, of PART_BYTES unless it is the last."""
+def store_part(
+    database: Database,
+    file_id: str,
+    number: int,
+    content: bytes,
+    *,
+    limits: KeyLimits = UNLIMITED,
+) -> None:
+    """Add the next part, of PART_BYTES unless it is the last.
+
+    Raises QueueFull, and stores nothing, when the tenant would have more than the limits allow.
+    """
     values = {"file_id": file_id, "number": number, "content": content}
-    database.transact(lambda connection: connection.execute(insert(file_parts).values(values)))
+    counts = {
+        "n_bytes": files.c.n_bytes + len(content),
+        "n_lines": files.c.n_lines + content.count(b"\n"),
+    }
+    counting = update(files).where(files.c.id == file_id).values(counts)
+
+    def store(connection: Connection) -> None:
+        connection.execute(insert(file_parts).values(values))
+        tenant_id = connection.execute(counting.returning(files.c.tenant_id)).scalar_one()
+        check_stored_bytes(connection, tenant_id, limits)
+
+    database.transact(store)
 
 
 def end_upload(

@@ -7,6 +7,7 @@ somebody else has claimed since. Only the database's clock decides whether a lea
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
+    RowMapping,
     Select,
     and_,
     bindparam,
@@ -30,6 +32,7 @@ from models.model_key import ModelKey
 from models.states import AttemptOutcome, BatchState, ChunkState
 from models.store.batches import wants_results
 from models.store.endings import close_attempt, has_result, lose_lease, quarantine, unlease
+from models.store.fair_share import IS_OPEN, fair_order, is_of, shares, waiting_batches
 from models.store.rows import chunk_view, model_key, queued_request
 from models.store.transitions import move_chunks
 from models.store.views import Chunk, Lease, QueuedRequest, RenewReceipt
@@ -78,9 +81,9 @@ def claim_chunk(
     A claim over a lease that ran out books that attempt as lost and charges the chunk a crash;
     at `max_crashes` the chunk is quarantined instead.
     """
-    statement = _claimable(only_batch, model).where(chunks.c.id == chunk_id)
+    named = _claimable(only_batch, model).where(chunks.c.id == chunk_id)
     claimer = _Claimer(worker_id, ttl_s, max_crashes)
-    return _claim(database, statement.with_for_update(of=chunks), claimer)
+    return _claim(database, lambda connection: _first(connection, named), claimer)
 
 
 def claim_next(
@@ -92,14 +95,12 @@ def claim_next(
     only_batch: str | None = None,
     max_crashes: int = DEFAULT_MAX_CRASHES,
 ) -> Lease | None:
-    """Lease the next chunk for this model: by priority, then age of the batch, then number."""
-    statement = (
-        _claimable(only_batch, model)
-        .order_by(*claim_order())
-        .limit(1)
-        .with_for_update(of=chunks, skip_locked=True)
-    )
-    return _claim(database, statement, _Claimer(worker_id, ttl_s, max_crashes))
+    """Lease the next chunk for this model, of the tenant that holds the fewest of its chunks.
+
+    Which of the tenant's chunks that is says `models.store.fair_share`.
+    """
+    claimer = _Claimer(worker_id, ttl_s, max_crashes)
+    return _claim(database, lambda connection: _next(connection, model, only_batch), claimer)
 
 
 def renew_lease(database: Database, lease: Lease, ttl_s: float) -> RenewReceipt:
@@ -179,36 +180,58 @@ def is_wanted(connection: Connection, batch_id: str) -> bool:
     return state == BatchState.IN_PROGRESS
 
 
-def claim_order() -> tuple[ColumnElement[Any], ...]:
-    """Which chunk is first: of the batch with the highest priority, then of the oldest."""
-    return (batches.c.priority.desc(), batches.c.created_at, chunks.c.batch_id, chunks.c.number)
-
-
 def back_off_s(crashes: int) -> float:
     """Seconds to wait after that many crashes: doubling, bounded, blurred."""
     wait_s: float = min(FIRST_BACK_OFF_S * 2 ** (crashes - 1), MAX_BACK_OFF_S)
     return wait_s * random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
-def _claimable(only_batch: str | None, model: ModelKey | None) -> Select[Any]:
+def _is_claimable() -> ColumnElement[bool]:
+    """Whether the chunk of the enclosing query is free, or its lease ran out."""
     ran_out = and_(chunks.c.state == str(ChunkState.LEASED), chunks.c.lease_until < db_now())
     free = chunks.c.state.in_((ChunkState.PENDING, ChunkState.DISPATCHED))
+    return and_(chunks.c.not_before <= db_now(), or_(free, ran_out))
+
+
+def _claimable(only_batch: str | None, model: ModelKey | None) -> Select[Any]:
     statement = (
         select(chunks, batches.c.model_name, batches.c.weights)
         .join(batches, batches.c.id == chunks.c.batch_id)
-        .where(wants_results(), chunks.c.not_before <= db_now(), or_(free, ran_out))
+        .where(wants_results(), _is_claimable())
     )
     if model is not None:
-        of_model = (batches.c.model_name == model.name, batches.c.weights == str(model.weights))
-        statement = statement.where(*of_model)
-    return statement if only_batch is None else statement.where(batches.c.id == only_batch)
+        statement = statement.where(is_of(model))
+    return statement if only_batch is None else statement.where(chunks.c.batch_id == only_batch)
 
 
-def _claim(database: Database, candidates: Select[Any], claimer: _Claimer) -> Lease | None:
+def _next(connection: Connection, model: ModelKey, only_batch: str | None) -> RowMapping | None:
+    """The next chunk of the model, locked; chunks that somebody else has locked are passed over."""
+    waiting = waiting_batches(connection, model, _is_claimable(), only_batch=only_batch)
+    # A chunk that is only rung for is no share yet: nobody may ever come for it.
+    held = shares(connection, model, (ChunkState.LEASED,), waiting)
+    for batch in fair_order(waiting, held):
+        in_order = _claimable(batch.id, model).where(IS_OPEN).order_by(chunks.c.number).limit(1)
+        if (row := _first(connection, in_order, skip_locked=True)) is not None:
+            return row
+    return None
+
+
+def _first(
+    connection: Connection, candidates: Select[Any], *, skip_locked: bool = False
+) -> RowMapping | None:
+    locking = candidates.with_for_update(of=chunks, skip_locked=skip_locked)
+    return connection.execute(locking).mappings().first()
+
+
+def _claim(
+    database: Database,
+    find: Callable[[Connection], RowMapping | None],
+    claimer: _Claimer,
+) -> Lease | None:
     """Try candidates until one is leased; each is a transaction, so that batch locks are single."""
 
     def claim_one(connection: Connection) -> Lease | bool:
-        row = connection.execute(candidates).mappings().first()
+        row = find(connection)
         if row is None:
             return False
         chunk = chunk_view(row)

@@ -14,7 +14,9 @@ from models.errors import InputError
 from models.states import BatchState, ResultStatus
 from models.store.batches import get_batch
 from models.store.joins import whole_batch_join
+from models.store.keys import UNLIMITED, KeyLimits
 from models.store.plan import plan_chunks
+from models.store.queue_room import check_room
 from models.store.repeats import Call, call_values, find_known
 from models.store.submit import batch_row, new_id
 from models.store.transitions import move_batches
@@ -34,14 +36,15 @@ def retry_batch(
     chunk_requests: int = 64,
     idempotency_key: str | None = None,
     is_repeat: bool = False,
+    limits: KeyLimits = UNLIMITED,
 ) -> Batch:
     """Submit the requests of an ended batch that have no answer, as a new batch.
 
     `error_codes`: only those that failed for one of these reasons; None: all. Lines that were
     refused when they were read stay behind: they would be refused again. The new batch's metadata
     name the old one as `retry_of`. A repeat of the call gives the batch that the first one made,
-    see `Call`. Raises InputError when the batch still runs or nothing can be retried, and
-    IdempotencyConflict.
+    see `Call`. Raises InputError when the batch still runs or nothing can be retried,
+    IdempotencyConflict, and QueueFull when the limits leave no room.
     """
     old = get_batch(database, batch_id, tenant_id)
     if not old.is_terminal:
@@ -66,6 +69,7 @@ def retry_batch(
         of_batch = batches.c.id == new_batch_id
         connection.execute(update(batches).where(of_batch).values(n_total=n_requests))
         connection.execute(move_batches(BatchState.IN_PROGRESS).where(of_batch))
+        check_room(connection, tenant_id, limits)
         return new_batch_id
 
     return get_batch(database, database.transact(store), tenant_id)

@@ -14,6 +14,7 @@ from models.store.endings import OPEN_STATES, lose_lease, unlease
 from models.store.leases import is_wanted
 from models.store.rows import chunk_view
 from models.store.transitions import move_chunks
+from models.store.validation import fail_overdue_validations
 from models.store.views import Chunk, SweepReport
 from models.tables import batches, chunks
 
@@ -35,7 +36,11 @@ def sweep(database: Database, *, dispatch_timeout_s: float, max_crashes: int) ->
         expired_leases=len(ended),
         quarantined_chunks=ended.count(ChunkState.QUARANTINED),
         lost_dispatches=lost_dispatches,
-        closed_batches=(*_expire_overdue(database), *_close_finished(database)),
+        closed_batches=(
+            *fail_overdue_validations(database),
+            *_expire_overdue(database),
+            *_close_finished(database),
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from models.states import BatchState
 from models.store.batch_ends import end_batch
 from models.store.batches import finalize_batch
 from models.store.commit_log import log_commit
+from models.store.endings import EXPIRED
 from models.store.lines import Tally, insert_lines
 from models.store.plan import plan_chunks
 from models.store.submit import end_validation
@@ -43,7 +44,6 @@ class Validation:
 
 def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> Validation | None:
     """Take the oldest batch that waits for its validation and that nobody holds."""
-    free = or_(batches.c.validator_until.is_(None), batches.c.validator_until < db_now())
     waiting = (
         select(
             batches.c.id.label("batch_id"),
@@ -52,7 +52,7 @@ def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> 
             batches.c.endpoint,
             batches.c.n_total.label("n_stored"),
         )
-        .where(batches.c.state == str(BatchState.VALIDATING), free)
+        .where(batches.c.state == str(BatchState.VALIDATING), _is_free())
         .order_by(batches.c.created_at)
         .limit(1)
     )
@@ -126,15 +126,51 @@ def fail_validation(
     database: Database, validation: Validation, errors: Sequence[BatchError]
 ) -> None:
     """The file as a whole cannot be used: the batch has failed. Raises LeaseLost."""
-    values = {"errors": [asdict(error) for error in errors], "n_total": 0, "n_failed": 0}
 
     def fail(connection: Connection) -> None:
         _hold(connection, validation)
-        for table in (commits, requests):
-            connection.execute(delete(table).where(table.c.batch_id == validation.batch_id))
-        end_batch(connection, validation.batch_id, BatchState.FAILED, **values)
+        _fail(connection, validation.batch_id, errors)
 
     database.transact(fail, replayable=True)
+
+
+def fail_overdue_validations(database: Database) -> list[str]:
+    """End the batches whose time is over and whose file nobody reads; returns their ids.
+
+    One whose file is being read goes on: it expires with an error for each of its requests.
+    """
+    overdue = (
+        select(batches.c.id)
+        .where(batches.c.state == str(BatchState.VALIDATING), batches.c.expires_at <= db_now())
+        .where(_is_free())
+        .order_by(batches.c.id)
+    )
+    error = BatchError(code=EXPIRED.code, message="the batch expired before its file was read")
+
+    def fail(connection: Connection) -> list[str]:
+        ids = list(connection.execute(overdue.with_for_update(skip_locked=True)).scalars())
+        for batch_id in ids:
+            _fail(connection, batch_id, [error])
+        return ids
+
+    # A look without the write lock: nearly always there is none.
+    with database.read() as connection:
+        if connection.execute(overdue.limit(1)).first() is None:
+            return []
+    return database.transact(fail)
+
+
+def _fail(connection: Connection, batch_id: str, errors: Sequence[BatchError]) -> None:
+    """What was read of the file goes; the errors stay."""
+    for table in (commits, requests):
+        connection.execute(delete(table).where(table.c.batch_id == batch_id))
+    values = {"errors": [asdict(error) for error in errors], "n_total": 0, "n_failed": 0}
+    end_batch(connection, batch_id, BatchState.FAILED, **values)
+
+
+def _is_free() -> ColumnElement[bool]:
+    """Whether nobody validates the batch of the enclosing query."""
+    return or_(batches.c.validator_until.is_(None), batches.c.validator_until < db_now())
 
 
 def _hold(connection: Connection, validation: Validation) -> None:

@@ -207,7 +207,7 @@ class SweepReport:
     expired_leases: int
     quarantined_chunks: int
     lost_dispatches: int
-    closed_batches: tuple[str, ...]  # completed, cancelled or expired by this sweep
+    closed_batches: tuple[str, ...]  # completed, cancelled, expired or failed by this sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

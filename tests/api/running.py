@@ -87,7 +87,7 @@ def running(console: Console) -> Iterator[Served]:
     """The API over the database that the console's settings name."""
     url = console.settings["NIGHTSHIFT_DATABASE_URL"]
     upgrade(url).close()
-    with live_server(console) as server, connect_database(url) as database:
+    with live_server(console, "--no-keys") as server, connect_database(url) as database:
         yield Served(server, database)
 
 

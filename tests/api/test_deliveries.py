@@ -206,7 +206,7 @@ def test_two_api_processes_deliver_once(
         logs = [tmp_path / name / "serve.log" for name in ("one", "two")]
         for log in logs:
             log.parent.mkdir()
-            stack.enter_context(live_server(Console(log.parent, settings)))
+            stack.enter_context(live_server(Console(log.parent, settings), "--no-keys"))
         ids: set[str] = set()
 
         def both_took_part() -> bool:

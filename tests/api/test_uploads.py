@@ -22,7 +22,7 @@ FILE_FIELD = 'form-data; name="file"; filename="a.jsonl"'
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     home = tmp_path_factory.mktemp("home")
     console = Console(home, {"NIGHTSHIFT_MAX_FILE_BYTES": str(LIMIT_BYTES)})
-    with live_server(console) as running:
+    with live_server(console, "--no-keys") as running:
         yield running
 
 
@@ -130,7 +130,7 @@ def test_a_file_over_the_limit_is_refused_while_it_comes(server: LiveServer) -> 
     start = form((FILE_FIELD, b""), end="")[:-2]
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         connection.sendall(
-            b"POST /v1/files HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+            b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
             b"content-type: multipart/form-data; boundary=b\r\n\r\n"
         )
         piece = start + b"x" * (LIMIT_BYTES + 1)
@@ -147,7 +147,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: LiveServer) -> None:
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         connection.sendall(
-            b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n"
+            b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n"
             b"content-type: multipart/form-data; boundary=b\r\n\r\n"
         )
         connection.sendall(form((FILE_FIELD, b"x" * 1000), end=""))

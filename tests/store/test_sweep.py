@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+from sqlalchemy import update
+
 from models.database import Database
+from models.errors import LeaseLost
 from models.states import AttemptOutcome, BatchState, ChunkState
 from models.store.batches import finalize_batch, get_batch, list_chunks
 from models.store.commit import commit_outcomes
@@ -11,7 +15,7 @@ from models.store.results import stream_records
 from models.store.sweep import sweep
 from models.store.transitions import move_chunks
 from models.store.views import SweepReport
-from models.tables import attempts
+from models.tables import attempts, batches
 from tests.store.builders import (
     TTL_S,
     answers,
@@ -119,3 +123,21 @@ def test_four_sweepers_at_once_repair_everything_once(database: Database) -> Non
         final = finalize_batch(database, batch_id)
         assert (final.state, final.failed) == (BatchState.COMPLETED, 20)
         check_counters(database, batch_id)
+
+
+def test_a_paused_batch_past_its_window_expires_and_keeps_what_is_done(database: Database) -> None:
+    batch = submit(database, 16, completion_window_s=3600.0)
+    finish(database, claim(database))
+    held = claim(database)
+    commit_outcomes(database, held, answers(missing_requests(database, held)[:3]), ttl_s=TTL_S)
+    with database.begin() as connection:
+        connection.execute(update(batches).values(paused_at=1.0))
+    assert clean_up(database).closed_batches == ()
+    with database.begin() as connection:
+        connection.execute(update(batches).values(expires_at=1.0))
+    assert clean_up(database).closed_batches == (batch.id,)
+    final = get_batch(database, batch.id)
+    assert (final.state, final.completed, final.failed) == (BatchState.EXPIRED, 11, 5)
+    with pytest.raises(LeaseLost):
+        finish(database, held)
+    check_counters(database, batch.id)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from sqlalchemy import update
 
 from models.database import Database
 from models.errors import LeaseLost
@@ -11,6 +14,7 @@ from models.store.batches import cancel_batch, finalize_batch, get_batch, list_c
 from models.store.commit_log import follow_results
 from models.store.creation import NewBatch, create_batch
 from models.store.lines import Tally
+from models.store.sweep import sweep
 from models.store.validation import (
     Validation,
     claim_validation,
@@ -139,3 +143,42 @@ def test_a_batch_of_refused_lines_alone_is_completed(database: Database, batch: 
     store_lines(database, validation, 0, [refused(0)])
     finish(database, validation, [refused(0)])
     assert get_batch(database, batch.id).state is BatchState.COMPLETED
+
+
+def make_overdue(database: Database, batch: Batch) -> None:
+    """Let the time pass that the batch may take."""
+    with database.begin() as connection:
+        connection.execute(update(batches).where(batches.c.id == batch.id).values(expires_at=1.0))
+
+
+def test_an_overdue_batch_that_nobody_reads_fails(database: Database, batch: Batch) -> None:
+    died = claim(database, ttl_s=-1)
+    store_lines(database, replace(died, ttl_s=-1), 0, LINES[:2])
+    assert sweep(database, dispatch_timeout_s=60, max_crashes=3).closed_batches == ()
+    make_overdue(database, batch)
+    assert sweep(database, dispatch_timeout_s=60, max_crashes=3).closed_batches == (batch.id,)
+    failed = get_batch(database, batch.id)
+    assert (failed.state, failed.total, failed.failed) == (BatchState.FAILED, 0, 0)
+    assert [error.code for error in failed.errors] == ["batch_expired"]
+    assert count(database, requests) == count(database, results) == 0
+    with pytest.raises(LeaseLost):
+        store_lines(database, died, 2, LINES[2:])
+
+
+def test_an_overdue_batch_that_is_read_expires_with_all_its_requests(
+    database: Database, batch: Batch
+) -> None:
+    validation = claim(database)
+    set_model(database, validation, MODEL)
+    store_lines(database, validation, 0, LINES[:2])
+    make_overdue(database, batch)
+    assert sweep(database, dispatch_timeout_s=60, max_crashes=3).closed_batches == ()
+    store_lines(database, validation, 2, LINES[2:])
+    finish(database, validation, LINES)
+    assert work_off(database) == 0
+    assert sweep(database, dispatch_timeout_s=60, max_crashes=3).closed_batches == (batch.id,)
+    expired = get_batch(database, batch.id)
+    assert (expired.state, expired.total, expired.failed) == (BatchState.EXPIRED, 4, 4)
+    refusals = [record.refusal for _, record in follow_results(database, batch.id)]
+    codes = sorted(refusal.code for refusal in refusals if refusal is not None)
+    assert codes == ["batch_expired"] * 3 + ["unsupported_parameter"]

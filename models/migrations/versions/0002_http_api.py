@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.add_column("batches", sa.Column("validator_id", sa.Text(), nullable=True))
     op.add_column("served_models", sa.Column("max_new_tokens", sa.Integer(), nullable=True))
     _index_failures()
+    _index_open_chunks()
     _create_file_parts()
     _create_commits()
     _log_results_so_far()
@@ -38,8 +39,9 @@ def downgrade() -> None:
     op.drop_column("served_models", "max_new_tokens")
     op.drop_index("ix_attempts_failed", table_name="attempts")
     op.drop_index("ix_results_failures", table_name="results")
+    op.drop_index("ix_chunks_open", table_name="chunks")
     op.drop_index(op.f("ix_files_tenant_id_created_at"), table_name="files")
-    for name in ("status", "deleted_at"):
+    for name in ("status", "deleted_at", "n_lines"):
         op.drop_column("files", name)
 
 
@@ -48,6 +50,7 @@ def _extend_files() -> None:
         "files", sa.Column("status", sa.Text(), server_default="processed", nullable=False)
     )
     op.add_column("files", sa.Column("deleted_at", sa.Double(), nullable=True))
+    op.add_column("files", sa.Column("n_lines", sa.Integer(), server_default="0", nullable=False))
     op.create_index(
         op.f("ix_files_tenant_id_created_at"), "files", ["tenant_id", "created_at"], unique=False
     )
@@ -61,6 +64,18 @@ def _index_failures() -> None:
         unique=False,
         sqlite_where=sa.text("status = 'error'"),
         postgresql_where=sa.text("status = 'error'"),
+    )
+
+
+def _index_open_chunks() -> None:
+    is_open = sa.text("state IN ('pending', 'dispatched', 'leased')")
+    op.create_index(
+        "ix_chunks_open",
+        "chunks",
+        ["batch_id", "number"],
+        unique=False,
+        sqlite_where=is_open,
+        postgresql_where=is_open,
     )
 
 

@@ -1,0 +1,111 @@
+"""A key's limits hold on every API process, and losing Redis stops nobody."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from api.problems import Problem
+from api.request_rates import RequestRates
+from models.database import Database
+from models.store.files import PART_BYTES
+from models.store.keys import KeyLimits, NewKey, create_key
+from models.tables import file_parts, files
+from tests.api.serving import EVERYWHERE, client, serving
+from tests.api.test_access import CREATE, LINES, upload
+from tests.servers import RedisServer, free_port
+from tests.store.builders import count
+
+MINUTE = 60
+
+
+def make_key(database: Database, **limits: int) -> str:
+    new = NewKey(name="test", limits=KeyLimits(**limits))
+    return create_key(database, new)[1]
+
+
+def refusal(answer: httpx2.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def is_allowed(rates: RequestRates, key_id: str, requests_per_minute: int) -> bool:
+    try:
+        rates.count(key_id, requests_per_minute)
+    except Problem as problem:
+        assert problem.status == 429
+        return False
+    return True
+
+
+def test_calls_beyond_the_limit_are_told_when_to_come_back(
+    database: Database, tmp_path: Path
+) -> None:
+    limited, other = make_key(database, requests_per_minute=3), make_key(database)
+    with serving(database, host=EVERYWHERE, home=tmp_path) as url:
+        with client(url, limited) as session:
+            answers = [session.get("/v1/files") for _ in range(5)]
+        with client(url, other) as session:
+            assert [session.get("/v1/files").status_code for _ in range(5)] == [200] * 5
+    assert [answer.status_code for answer in answers] == [200] * 3 + [429] * 2
+    assert refusal(answers[4]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(answers[4].headers["retry-after"]) <= MINUTE
+    assert answers[4].json()["error"]["type"] == "rate_limit_error"
+
+
+def test_api_processes_with_one_broker_count_together(redis_server: RedisServer) -> None:
+    redis_server.flushall()
+    processes = [RequestRates(redis_server.url) for _ in range(3)]
+    allowed = [is_allowed(rates, "a", 4) for rates in (*processes, *processes)]
+    assert allowed == [True] * 4 + [False] * 2
+    assert is_allowed(processes[0], "b", 4)
+
+
+def test_while_redis_is_away_each_process_counts_for_itself() -> None:
+    server = RedisServer()
+    try:
+        server.start()
+        rates = RequestRates(server.url)
+        assert is_allowed(rates, "a", 2)
+        server.stop()
+        assert [is_allowed(rates, "a", 2) for _ in range(3)] == [True, True, False]
+    finally:
+        server.close()
+
+
+def test_a_broker_that_was_never_there_stops_nobody(database: Database, tmp_path: Path) -> None:
+    broker_url = f"redis://127.0.0.1:{free_port()}/0"
+    token = make_key(database, requests_per_minute=2)
+    with ExitStack() as stack:
+        url = stack.enter_context(
+            serving(database, host=EVERYWHERE, home=tmp_path, broker_url=broker_url)
+        )
+        session = stack.enter_context(client(url, token))
+        assert [session.get("/v1/files").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_full_queue_takes_no_more_batches(database: Database, url: str) -> None:
+    with client(url, make_key(database, max_queued_requests=3)) as session:
+        body = {"input_file_id": upload(session, LINES).json()["id"], **CREATE}
+        first = session.post("/v1/batches", json=body).json()
+        full = session.post("/v1/batches", json=body)
+        assert refusal(full) == (429, "queue_full")
+        assert full.headers["retry-after"]
+        assert full.headers["x-should-retry"] == "false"
+        session.post(f"/v1/batches/{first['id']}/cancel")
+        assert session.post("/v1/batches", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("size", [PART_BYTES, 3 * PART_BYTES])
+def test_uploads_beyond_the_limit_are_refused_and_leave_nothing(
+    database: Database, tmp_path: Path, size: int
+) -> None:
+    token = make_key(database, max_queued_bytes=2 * PART_BYTES)
+    with serving(database, host=EVERYWHERE, home=tmp_path) as url, client(url, token) as session:
+        kept = upload(session, b"x" * (PART_BYTES + 1)).json()["id"]
+        assert refusal(upload(session, b"y" * size)) == (429, "queue_full")
+        assert (count(database, files), count(database, file_parts)) == (1, 2)
+        session.delete(f"/v1/files/{kept}")
+        assert upload(session, b"y" * PART_BYTES).status_code == 200
