@@ -45,7 +45,7 @@ def main() -> None:
         large = write_file(home / "large.jsonl", LARGE_FILE_BYTES // N_REQUESTS)
         small = write_file(home / "small.jsonl", 0)
         port = _free_port()
-        with _running(environment, "serve", "--port", str(port)) as server:
+        with _running(environment, "serve", "--no-keys", "--port", str(port)) as server:
             url = f"http://127.0.0.1:{port}"
             _await(lambda: httpx2.get(f"{url}/ready").is_success)
             with _running(environment, "worker", "--model", "demo-model", "--threads", "1"):
