@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.job import Counts, Job, Report, read_job, write_report
 from benchmarks.workloads import Workload, read_workload
+from worker.backends.machine import usable_cores
 
 
 def run_pipeline(job: Job) -> Report:
@@ -88,9 +89,15 @@ def _run_command(job: Job, folder: Path) -> None:
         *("--summary", str(folder / "summary.json")),
         *("--model", job.text("model")),
         *("--weights", job.text("weights")),
-        *("--threads", str(job.threads)),
+        *_threads(job),
     ]
     subprocess.run([sys.executable, "-m", "cli", "run", *arguments], env=environment, check=True)
+
+
+def _threads(job: Job) -> Iterator[str]:
+    """Fewer threads than cores are asked for; with all cores the command decides, as for a user."""
+    if job.threads < usable_cores():
+        yield from ("--threads", str(job.threads))
 
 
 def _figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
