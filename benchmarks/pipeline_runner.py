@@ -1,8 +1,8 @@
 """The whole pipeline, as a user starts it: `nightshift run` on a file of requests.
 
-Its seconds are those of the whole command less loading the model: reading, SQL, generating,
-writing. The job's model is the home folder in which the model was added before. Settings: model
-(registered name), weights.
+Its seconds are those of the whole command, less those in which it waited for the model to load
+and did nothing else: reading, SQL, generating, writing. The job's model is the home folder in which
+the model was added before. Settings: model (registered name), weights.
 """
 
 from __future__ import annotations
