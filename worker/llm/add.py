@@ -15,8 +15,7 @@ from worker.llm.artifact import Source, open_artifact
 from worker.llm.hub import fetch_source, identify_source
 from worker.llm.recipe import recipe
 from worker.llm.registry import Registry, RegistryEntry, default_name
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+from worker.llm.resolved_tokenizer import has_tokenizer
 
 
 def add_model(
@@ -57,7 +56,7 @@ def _is_current(folder: Path, source: Source, weights: Weights) -> bool:
 
 
 def _check_tokenizer(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise UnsupportedModel(
             f"{folder} has no tokenizer.json: give a complete model with its tokenizer"
         )

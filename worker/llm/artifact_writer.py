@@ -37,6 +37,7 @@ from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import ModelConfig, kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, tensor_count
 from worker.llm.recipe import recipe
+from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +83,8 @@ def write_artifact(
     config = parse_model_config(raw_config)
     with _storage_full_as_advice(destination), new_folder(destination) as folder:
         _copy_side_files(source_folder, folder)
+        if has_tokenizer(source_folder):
+            write_resolved(source_folder, folder)
         _write_json(folder / "config.json", kept_config(raw_config))
         tensors = convert(config, weights, checkpoint)
         _write_tensors(_counted(tensors, tensor_count(config, weights), progress), folder)

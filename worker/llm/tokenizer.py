@@ -1,23 +1,23 @@
 """The model's tokenizer: text and conversations to token ids and back.
 
-Reads local files only and never runs code of the model; its chat template runs in a sandbox.
+Never runs code of the model; its chat template runs in a sandbox.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from models.errors import RequestRefused, UnsafeModel, UnsupportedModel
+from models.errors import RequestRefused
 from models.generation import ChatMessage
 from worker.llm.chat_template import ChatTemplate
 from worker.llm.config import read_model_config
 from worker.llm.detokenizer import Detokenizer
 from worker.llm.generation_defaults import read_generation_defaults
+from worker.llm.resolved_tokenizer import ResolvedTokenizer, load_tokenizer, unreadable_template
 
 
 class Tokenizer:
@@ -32,16 +32,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer of a model folder or an artifact.
-
-        Raises UnsupportedModel when there is none that can be used, UnsafeModel when it asks for
-        its own code.
-        """
-        loaded = _load_fast(folder)
-        backend = loaded.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        return cls(backend, _template(loaded, folder), _eos_ids(loaded, folder))
+        """The tokenizer of a model folder or an artifact; raises what `load_tokenizer` raises."""
+        resolved = load_tokenizer(folder)
+        return cls(resolved.backend, _template(resolved, folder), _eos_ids(resolved, folder))
 
     @property
     def has_chat_template(self) -> bool:
@@ -110,58 +103,22 @@ class TokenBytes:
         return tuple(token.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode())
 
 
-def _load_fast(folder: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise UnsupportedModel(f"{folder} has no tokenizer.json: give a model with its tokenizer")
-    _refuse_code(folder)
-    try:
-        loaded = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
-    except Exception as exc:  # damaged files fail in every way there is
-        raise UnsupportedModel(
-            f"the tokenizer in {folder} cannot be loaded ({_first_line(exc)}): "
-            "give a model with a valid tokenizer.json"
-        ) from exc
-    if not isinstance(loaded, PreTrainedTokenizerFast):
-        raise UnsupportedModel(f"{folder} has no fast tokenizer: give a model with tokenizer.json")
-    return loaded
-
-
-def _refuse_code(folder: Path) -> None:
-    path = folder / "tokenizer_config.json"
-    try:
-        named = path.is_file() and json.loads(path.read_bytes()).get("auto_map")
-    except (ValueError, AttributeError, RecursionError) as exc:
-        raise UnsupportedModel(f"{path} is no JSON object: download the model again") from exc
-    if named:
-        raise UnsafeModel(
-            f"{path} names Python code to run (auto_map), which is never done: "
-            "use a model with a plain tokenizer.json"
-        )
-
-
-def _template(loaded: Any, folder: Path) -> ChatTemplate | None:
-    if not loaded.chat_template:
+def _template(resolved: ResolvedTokenizer, folder: Path) -> ChatTemplate | None:
+    if resolved.chat_template is None:
         return None
     try:
-        return ChatTemplate(loaded.get_chat_template(), loaded.special_tokens_map)
-    except (jinja2.TemplateError, ValueError) as exc:
-        raise UnsupportedModel(
-            f"the chat template in {folder} cannot be read ({_first_line(exc)}): "
-            "give a model with a valid one"
-        ) from exc
+        return ChatTemplate(resolved.chat_template, resolved.special_tokens)
+    except jinja2.TemplateError as exc:
+        raise unreadable_template(folder, exc) from exc
 
 
-def _eos_ids(loaded: Any, folder: Path) -> frozenset[int]:
+def _eos_ids(resolved: ResolvedTokenizer, folder: Path) -> frozenset[int]:
     """What ends an answer: by the generation config, else the model's, else the tokenizer's."""
     asked = read_generation_defaults(folder).eos_token_ids
     if not asked and (folder / "config.json").is_file():
         asked = read_model_config(folder).eos_token_ids
-    if not asked and loaded.eos_token_id is not None:
-        asked = (loaded.eos_token_id,)
+    if not asked and resolved.eos_id is not None:
+        asked = (resolved.eos_id,)
     return frozenset(asked)
 
 
@@ -171,7 +128,3 @@ def _byte_level_alphabet() -> dict[str, int]:
     others = [byte for byte in range(256) if byte not in printable]
     letters = {chr(byte): byte for byte in printable}
     return letters | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).splitlines() or [type(exc).__name__])[0][:200]
