@@ -49,7 +49,7 @@ def _engine() -> dict[str, Any]:
     """Flags named as settings."""
     return {
         "threads": Annotated[
-            int | None, _option("Compute threads; default: all usable cores.", "N")
+            int | None, _option("Compute threads; default: all cores, one for tiny models.", "N")
         ],
         "max_sequences": Annotated[
             int | None, _option("Sequences that the engine runs at once at most.", "N")

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from models.database import Database
     from models.settings import Settings
     from models.store.views import Batch, Submitted
+    from worker.jobs.engine_port import SpawnEngine
     from worker.llm.registry import Registry
 
 INTERRUPTED = 130
+_NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000  # rows of a page make many, and no cycles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,15 @@ class RunPlan:
     model: str
     weights: Weights | None
     fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The batch as it is after the work, and the seconds of that work."""
+
+    batch: Batch
+    load_s: float = 0.0  # waited for the model
+    forward_s: float = 0.0  # in the model's forward
 
 
 class Stopwatch:
@@ -75,16 +86,22 @@ class Stopwatch:
 
 def execute(settings: Settings, plan: RunPlan) -> RunSummary:
     """Run to the end, or to the point where a signal stopped it (exit code 130)."""
+    from worker.spawning import engine_spawner, started_early
+
     watch = Stopwatch()
     digest = plan.input.digest()  # a wrong path is told before anything slow begins
     registry = open_registry(settings)
     with watch.stage("model"):
         key = ensure_model(registry, plan.model, plan.weights)
-    with open_database(settings, create=True) as database:
+    with (
+        started_early(engine_spawner(settings, key)) as spawn,
+        open_database(settings, create=True) as database,
+    ):
         gc.freeze()  # what was imported stays: no need to look through it with every page of rows
+        gc.set_threshold(_NEW_OBJECTS_BETWEEN_COLLECTIONS)
         with watch.stage("submit"):
             found = _find_or_submit(database, settings, registry, plan, key=key, digest=digest)
-        return _finish(database, settings, plan, submitted=found, watch=watch)
+        return _finish(database, settings, plan, spawn, submitted=found, watch=watch)
 
 
 def _find_or_submit(
@@ -122,7 +139,13 @@ def _newest_run(database: Database, base: str) -> int:
 
 
 def _finish(
-    database: Database, settings: Settings, plan: RunPlan, *, submitted: Submitted, watch: Stopwatch
+    database: Database,
+    settings: Settings,
+    plan: RunPlan,
+    spawn: SpawnEngine,
+    *,
+    submitted: Submitted,
+    watch: Stopwatch,
 ) -> RunSummary:
     """Generate what is missing, write the files and sum up."""
     from cli.database_store import shown
@@ -133,10 +156,11 @@ def _finish(
     began_at = database_time(database)
     if kept:
         say(f"{kept} of {batch.total} requests are kept from an earlier run")
-    forward_s = 0.0
+    done = Generated(batch)
     if not batch.is_terminal:
         with watch.stage(WORK):
-            batch, forward_s = _generate(database, settings, batch)
+            done = _generate(database, settings, batch, spawn)
+    batch = done.batch
     with watch.stage("write"):
         failed = _write(database, plan, batch)
     _show(database, plan, batch, failed=failed)
@@ -149,21 +173,21 @@ def _finish(
         model=batch.known_model,
         figures=figures,
         kept=kept,
-        seconds_forward=forward_s,
+        seconds_load=done.load_s,
+        seconds_forward=done.forward_s,
         seconds_total=watch.total_s,
         peak_rss_bytes=figures.peak_rss_bytes or 0,
         stage_seconds=watch.stages,
     )
 
 
-def _generate(database: Database, settings: Settings, batch: Batch) -> tuple[Batch, float]:
-    """Work on the batch until it ends; returns it with the seconds spent in the model's forward.
-
-    A signal leaves with exit code 130 and everything kept.
-    """
+def _generate(
+    database: Database, settings: Settings, batch: Batch, spawn: SpawnEngine
+) -> Generated:
+    """Work on the batch until it ends; a signal leaves with exit code 130 and everything kept."""
     from worker.embedded import EmbeddedWorker
 
-    worker = EmbeddedWorker(settings, database, batch.known_model)
+    worker = EmbeddedWorker(settings, database, batch.known_model, spawn=spawn)
     with stop_on_signals() as stop, progress_display() as display:
         _tell(display, batch, stage=LOADING)
         batch = worker.run_batch(
@@ -175,7 +199,7 @@ def _generate(database: Database, settings: Settings, batch: Batch) -> tuple[Bat
         done = batch.completed + batch.failed
         say(f"stopped: {done} of {batch.total} requests are kept; the same command goes on")
         raise typer.Exit(INTERRUPTED)
-    return batch, worker.forward_s
+    return Generated(batch, worker.load_s, worker.forward_s)
 
 
 def _tell(display: ProgressDisplay, batch: Batch, *, stage: str) -> None:

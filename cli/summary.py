@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.store.views import BatchFigures, RequestRecord
 
 SAMPLES = 3
-WORK = "work"  # the stage that loads the model and generates
+WORK = "work"  # the stage that waits for the model and generates
 _WIDTH = 100
 
 
@@ -27,6 +27,7 @@ class RunSummary:
     model: ModelKey
     figures: BatchFigures
     kept: int
+    seconds_load: float  # waited for the model; it begins to load while the input is read
     seconds_forward: float
     seconds_total: float
     peak_rss_bytes: int
@@ -81,12 +82,11 @@ class RunSummary:
 
     def _stages(self) -> dict[str, float]:
         """Seconds of the stages; they follow one another."""
-        generate_s = self.figures.seconds_generate
         stages: dict[str, float] = {}
         for name, seconds in self.stage_seconds.items():
-            if name == WORK:  # loading the model is what is not generating
-                stages["load"] = max(0.0, seconds - generate_s)
-                stages["generate"] = generate_s
+            if name == WORK:
+                stages["load"] = self.seconds_load
+                stages["generate"] = seconds - self.seconds_load
             else:
                 stages[name] = seconds
         return stages

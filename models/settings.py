@@ -126,7 +126,7 @@ class Settings(BaseModel):
     )
 
     threads: Count | None = Field(
-        default=None, description="Compute threads; unset: all usable cores."
+        default=None, description="Compute threads; unset: all cores, one for tiny models."
     )
     max_sequences: Count = Field(
         default=96, description="Sequences that the engine runs at once at most."

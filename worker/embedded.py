@@ -46,6 +46,7 @@ class EmbeddedWorker:
         self._model = model
         self._spawn = spawn
         self.peak_rss_bytes = 0
+        self.load_s = 0.0  # waited for the model
         self.forward_s = 0.0
 
     def run_batch(
@@ -74,8 +75,10 @@ class EmbeddedWorker:
             periodic=(lambda: sweep_once(self._database, self._settings),),
             on_commit=lambda _: report.tell(),
         )
+        waits_since = time.monotonic()
         try:
             with _abandon_loading(active, should_stop), active:
+                self.load_s += time.monotonic() - waits_since
                 return self._work(active, report, should_stop)
         except EngineCrashed:
             if not should_stop():

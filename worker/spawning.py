@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from models.model_key import ModelKey
 from models.settings import Settings
 from worker.backends.process import EngineProcess, EngineProcessConfig
-from worker.jobs.engine_port import SpawnEngine
+from worker.jobs.engine_port import EnginePort, SpawnEngine
 from worker.llm.registry import Registry
 
 
@@ -22,3 +24,22 @@ def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
         kernel_cache=settings.kernel_cache_path,
     )
     return partial(EngineProcess, config)
+
+
+@contextmanager
+def started_early(spawn: SpawnEngine) -> Iterator[SpawnEngine]:
+    """Start an engine now, so that it loads while the caller does something else.
+
+    The first call of what this gives hands it out, further ones start others. It is killed when
+    nobody has taken it.
+    """
+    early = [spawn()]
+
+    def take() -> EnginePort:
+        return early.pop() if early else spawn()
+
+    try:
+        yield take
+    finally:
+        for engine in early:
+            engine.kill()

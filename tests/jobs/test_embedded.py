@@ -53,6 +53,7 @@ def test_runs_a_batch_and_tells_how_it_goes(store: JobStore, script: Script) -> 
     assert counts == sorted(counts)
     assert worker.peak_rss_bytes > 0
     assert worker.forward_s == script.engines[0].forward_s
+    assert worker.load_s > 0
 
 
 def test_a_batch_that_ended_needs_no_engine(store: JobStore, script: Script) -> None:

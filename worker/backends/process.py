@@ -41,6 +41,7 @@ from worker.backends.messages import (
 )
 from worker.backends.process_config import EngineProcessConfig
 from worker.backends.process_environment import engine_environment
+from worker.backends.threads import compute_threads
 
 __all__ = ["EngineProcess", "EngineProcessConfig"]
 
@@ -284,7 +285,7 @@ def _spawn(config: EngineProcessConfig, channel: socket.socket) -> subprocess.Po
 
     A session of its own keeps Ctrl-C in the terminal away from it: its parent decides.
     """
-    threads = config.threads or usable_cores()
+    threads = config.threads or compute_threads(config.artifact, usable_cores())
     config = config.model_copy(update={"threads": threads})
     fd = channel.fileno()
     arguments = ["--fd", str(fd), "--parent", str(os.getpid()), "--config"]

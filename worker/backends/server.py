@@ -39,6 +39,7 @@ from worker.llm.artifact import open_artifact
 
 _WORKING_PERIOD_S = 0.5
 _IDLE_PERIOD_S = 1.0
+_NEW_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,9 @@ class Server:
             message = f"the model cannot be loaded ({type(exc).__name__}: {exc}); see the log"
             self._send([Failed(error=EngineError.__name__, message=message)])
             return None
-        gc.freeze()  # looking through all of torch's objects takes longer than a small step
+        # Looking through all of torch's objects, or those of requests, takes longer than a step.
+        gc.freeze()
+        gc.set_threshold(_NEW_OBJECTS_BETWEEN_COLLECTIONS)
         self._send([ready_of(backend, self._threads, time.monotonic() - begin_s)])
         return backend
 
