@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo test lint format servers bench bench-peers doctor lock clean
+.PHONY: help install demo serve test lint format servers bench bench-peers doctor lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ demo: export NIGHTSHIFT_HOME = $(CURDIR)/.nightshift
 demo: install  ## answer 200 prompts with the demo model, int8, without any server
 	$(BIN)/nightshift run examples/prompts.jsonl -o demo-output.jsonl \
 		--model examples/demo-model --weights int8
+
+serve: export NIGHTSHIFT_HOME = $(CURDIR)/.nightshift
+serve: install  ## serve the HTTP API and its page on http://127.0.0.1:8000, with what the demo keeps
+	$(BIN)/nightshift serve
 
 test: lint servers  ## check format, lint and types, then run all tests on real servers
 	$(BIN)/python -m pytest
