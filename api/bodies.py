@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import TypeVar
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from api.problems import Problem
 from models.wire.strict_json import StrictJsonError, loads
 
 MAX_BODY_BYTES = 16 << 20  # of a JSON body; larger inputs are uploaded as files
+_MAX_FIELDS = 100
 _MAX_BYTES_AT_ONCE = 64 << 10  # what is parsed while all other requests wait
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -30,6 +32,12 @@ def json_body(kind: type[Body]) -> Callable[[Request], Awaitable[Body]]:
         return _parse(kind, body)
 
     return read
+
+
+def body_schema(kind: type[BaseModel]) -> dict[str, object]:
+    """The request body in the OpenAPI document: `json_body` reads it, not FastAPI."""
+    content = {"application/json": {"schema": kind.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -55,10 +63,21 @@ def media_type(request: Request) -> str:
 
 
 def _parse(kind: type[Body], body: bytes) -> Body:
+    value = _load(body)
+    _refuse_many_fields(value)
     try:
-        return kind.model_validate(_load(body))
+        return kind.model_validate(value)
     except ValidationError as exc:
         raise _invalid(exc) from exc
+
+
+def _refuse_many_fields(value: object) -> None:
+    """Each one that is wrong would take a kilobyte of memory, though only the first is told."""
+    fields = value.items() if isinstance(value, dict) else ()
+    for name, part in chain([("", value)], fields):
+        if isinstance(part, dict) and len(part) > _MAX_FIELDS:
+            message = f"{name or 'the body'}: an object has at most {_MAX_FIELDS} fields"
+            raise Problem(400, message, "invalid_value", name or None)
 
 
 def _load(body: bytes) -> object:

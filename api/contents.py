@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from urllib.parse import quote
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
+from api.problems import Problem
 from models.store.files import StoredFile
 
 Reader = Callable[[int, int], Iterator[bytes]]
@@ -18,7 +20,10 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def content_response(request: Request, file: StoredFile, read: Reader) -> Response:
-    """The answer to a GET of the file's content; `read(start, stop)` gives its bytes."""
+    """The answer to a GET of the file's content; `read(start, stop)` gives its bytes.
+
+    Raises Problem 416 for a range that lies behind the file's end, and what `read` raises.
+    """
     tag = f'"{file.sha256}"'
     headers = {
         "etag": tag,
@@ -33,8 +38,9 @@ def content_response(request: Request, file: StoredFile, read: Reader) -> Respon
         return _stream(read, 0, size, 200, headers)
     start, stop = wanted
     if start >= stop:
-        headers["content-range"] = f"bytes */{size}"
-        return Response(status_code=416, headers=headers)
+        message = f"range: the file has {size} bytes and none of those"
+        beside = {"content-range": f"bytes */{size}", "etag": tag}
+        raise Problem(416, message, "range_not_satisfiable", "range", beside)
     headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
     return _stream(read, start, stop, 206, headers)
 
@@ -43,7 +49,9 @@ def _stream(
     read: Reader, start: int, stop: int, status: int, headers: dict[str, str]
 ) -> StreamingResponse:
     sized = {**headers, "content-length": str(stop - start)}
-    return StreamingResponse(read(start, stop), status, headers=sized, media_type=MEDIA_TYPE)
+    pieces = read(start, stop)
+    first = next(pieces, b"")  # while it can still be said that there is none
+    return StreamingResponse(chain([first], pieces), status, headers=sized, media_type=MEDIA_TYPE)
 
 
 def _wanted(request: Request, size: int, tag: str) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Sends what webhooks are to be told; any number of API processes may do so.
 
 In a thread of its own: receivers are slow, and the rest of the background work is not to wait.
-The log has ids and reasons, never a secret, and of a URL nothing: its path may be one, too.
+The log has ids and reasons, never a secret, and of a URL its host alone: its path may be one, too.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def inline_file(
             name=FILE_NAME,
             purpose=PURPOSE,
             n_bytes=len(content),
+            n_lines=len(requests),
             sha256=hashlib.sha256(content).hexdigest(),
         )
     except BaseException:

@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import (
+    MAX_BOUNDARY_LENGTH,
+    MultipartParser,
+    parse_options_header,
+)
 
 from api.problems import Problem
 
@@ -118,9 +122,10 @@ def _text(value: bytes) -> str:
 
 def _boundary(content_type: str) -> bytes:
     kind, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary:
-        reason = "send the file as multipart/form-data with a boundary"
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/form-data" or not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH:
+        most = MAX_BOUNDARY_LENGTH
+        reason = f"send the file as multipart/form-data with a boundary of 1 to {most} bytes"
         raise Problem(415, reason, "unsupported_media_type")
     return boundary
 

@@ -26,6 +26,9 @@ from models.webhooks import WebhookUrl
 TOTAL_S: Final = 5.0  # resolving, connecting, TLS, sending and the answer together
 MAX_ANSWER_BYTES: Final = 64 << 10
 
+_LATE: Final = (httpcore2.TimeoutException, TimeoutError)
+_BROKEN: Final = (httpcore2.NetworkError, httpcore2.ProtocolError)
+
 Resolve = Callable[[str, int], Sequence[Address]]
 
 
@@ -54,9 +57,9 @@ class Outgoing:
         deadline = _Deadline(self._total_s)
         try:
             status = self._send(url, body, headers, deadline)
-        except (httpcore2.TimeoutException, TimeoutError) as exc:
+        except _LATE as exc:
             raise CallFailed(f"no answer within {self._total_s:g} s") from exc
-        except (httpcore2.NetworkError, httpcore2.ProtocolError) as exc:
+        except _BROKEN as exc:
             raise CallFailed(f"the connection failed: {exc}") from exc
         if not 200 <= status < 300:
             note = ", and redirects are not followed" if 300 <= status < 400 else ""
@@ -88,7 +91,7 @@ class Outgoing:
         ) as connection:
             answer = connection.handle_request(request)
             # The status has said it all. The rest is read so that the receiver can finish.
-            with contextlib.suppress(httpcore2.TimeoutException, httpcore2.NetworkError):
+            with contextlib.suppress(*_LATE, *_BROKEN):
                 for _ in answer.iter_stream():
                     continue
             return answer.status

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 
+from api.request_ids import HEADER, SCOPE_KEY
 from models.errors import (
     DatabaseUnavailable,
     IdempotencyConflict,
@@ -150,6 +151,10 @@ def _answer_nobody(_request: Request, _exc: Exception) -> JSONResponse:
     return Problem(400, "the request broke off", "incomplete_request").response()
 
 
-def _answer_unknown(_request: Request, exc: Exception) -> JSONResponse:
-    _log.error("a request failed", exc_info=exc)
-    return problem_of(NightshiftError()).response()
+def _answer_unknown(request: Request, exc: Exception) -> JSONResponse:
+    """Sent around every middleware, so that the request's id has to be put in here."""
+    request_id = request.scope.get(SCOPE_KEY, "")
+    _log.error("a request failed", exc_info=exc, extra={"request": request_id})
+    problem = problem_of(NightshiftError())
+    problem.headers = {HEADER: request_id}
+    return problem.response()

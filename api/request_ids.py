@@ -6,11 +6,13 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "x-request-id"
+SCOPE_KEY = "nightshift.request_id"  # for the framework's own last handler, which is outside
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class RequestIds:
             return
         given = Headers(scope=scope).get(HEADER, "")
         request_id = given if _GIVEN.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        scope[SCOPE_KEY] = request_id
         began_at, status = time.monotonic(), 500
 
         async def send_marked(message: Message) -> None:
@@ -43,4 +46,5 @@ class RequestIds:
         finally:
             seconds = round(time.monotonic() - began_at, 4)
             fields = {"request": request_id, "status": status, "seconds": seconds}
-            _log.info("%s %s", scope["method"], scope["path"], extra=fields)
+            # Quoted as it came: a line end in it would begin a line of its own in the log.
+            _log.info("%s %s", scope["method"], quote(scope["path"], safe="/:"), extra=fields)

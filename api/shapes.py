@@ -15,11 +15,13 @@ from models.states import BatchState
 from models.wire.endpoints import Endpoint
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """An object of the wire: other fields than its own are refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class ErrorBody(_Shape):
+class ErrorBody(Shape):
     """What went wrong; all four keys are always there."""
 
     message: str
@@ -28,13 +30,13 @@ class ErrorBody(_Shape):
     code: str | None
 
 
-class ErrorEnvelope(_Shape):
+class ErrorEnvelope(Shape):
     """Every answer that is not the one asked for."""
 
     error: ErrorBody
 
 
-class FileObject(_Shape):
+class FileObject(Shape):
     """An uploaded file, or an output file of a batch."""
 
     id: str
@@ -48,7 +50,7 @@ class FileObject(_Shape):
     status_details: None = None
 
 
-class Deleted(_Shape):
+class Deleted(Shape):
     """The receipt of a deletion."""
 
     id: str
@@ -56,7 +58,7 @@ class Deleted(_Shape):
     deleted: Literal[True] = True
 
 
-class BatchErrorObject(_Shape):
+class BatchErrorObject(Shape):
     """Why a file could not be used."""
 
     code: str
@@ -65,14 +67,14 @@ class BatchErrorObject(_Shape):
     line: int | None
 
 
-class BatchErrors(_Shape):
+class BatchErrors(Shape):
     """The reasons of a batch that failed validation."""
 
     object: Literal["list"]
     data: list[BatchErrorObject]
 
 
-class RequestCounts(_Shape):
+class RequestCounts(Shape):
     """Requests of a batch by how they ended; the rest has not."""
 
     total: int
@@ -80,19 +82,19 @@ class RequestCounts(_Shape):
     failed: int
 
 
-class CachedTokens(_Shape):
+class CachedTokens(Shape):
     """Prompt tokens that were not computed again."""
 
     cached_tokens: int
 
 
-class ReasoningTokens(_Shape):
+class ReasoningTokens(Shape):
     """Always 0 here."""
 
     reasoning_tokens: int
 
 
-class BatchUsage(_Shape):
+class BatchUsage(Shape):
     """Tokens of a batch so far."""
 
     input_tokens: int
@@ -102,7 +104,7 @@ class BatchUsage(_Shape):
     total_tokens: int
 
 
-class BatchExtras(_Shape):
+class BatchExtras(Shape):
     """What OpenAI's API has not."""
 
     eta_seconds: float | None
@@ -111,7 +113,7 @@ class BatchExtras(_Shape):
     paused: bool
 
 
-class BatchObject(_Shape):
+class BatchObject(Shape):
     """A batch."""
 
     id: str
@@ -139,7 +141,7 @@ class BatchObject(_Shape):
     nightshift: BatchExtras
 
 
-class ModelObject(_Shape):
+class ModelObject(Shape):
     """A model that batches may name."""
 
     id: str
@@ -151,7 +153,7 @@ class ModelObject(_Shape):
 Item = TypeVar("Item")
 
 
-class Page(_Shape, Generic[Item]):
+class Page(Shape, Generic[Item]):
     """A page of a list; give `last_id` as `after` for the next one."""
 
     object: Literal["list"] = "list"
@@ -198,7 +200,7 @@ InlineRequest = Annotated[
 ]
 
 
-class BatchInput(_Shape):
+class BatchInput(Shape):
     """An uploaded file, or requests given here: exactly one of both.
 
     A request is what a line of the file would be, and one that cannot be used ends as one.
@@ -211,7 +213,7 @@ class BatchInput(_Shape):
     )
 
     input_file_id: str | None = None
-    requests: Annotated[list[InlineRequest], Field(min_length=1)] | None = None
+    requests: Annotated[list[InlineRequest], Field(min_length=1, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _has_one_input(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +26,7 @@ PURPOSE = "batch"
 EXPIRY_ANCHOR, EXPIRY_SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 FIELDS = ("purpose", EXPIRY_ANCHOR, EXPIRY_SECONDS)
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 24 * 3600  # as in OpenAI's API
+_SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class _Receiver:
@@ -34,14 +36,23 @@ class _Receiver:
         self.rest = bytearray()
         self.n_bytes = 0
         self.n_parts = 0
+        self._n_line_ends = 0
+        self._ends_whole = True
         self.digest = hashlib.sha256()
         self._limit_bytes = limit_bytes
+
+    @property
+    def n_lines(self) -> int:
+        """The last one may have no line end."""
+        return self._n_line_ends + (not self._ends_whole)
 
     def take(self, piece: bytes) -> None:
         self.n_bytes += len(piece)
         if self.n_bytes > self._limit_bytes:
             message = f"the file has more than {self._limit_bytes} bytes: split it"
             raise Problem(413, message, "file_too_large", "file")
+        self._n_line_ends += piece.count(b"\n")
+        self._ends_whole = piece.endswith(b"\n")
         self.digest.update(piece)
         self.rest += piece
 
@@ -87,6 +98,7 @@ async def receive_file(request: Request, services: Services, caller: Caller) -> 
             name=parser.file_name or "",
             purpose=purpose,
             n_bytes=receiver.n_bytes,
+            n_lines=receiver.n_lines,
             sha256=receiver.digest.hexdigest(),
             expires_after_s=expires_after_s,
         )
@@ -121,9 +133,8 @@ def _expiry_s(fields: dict[str, str]) -> float | None:
         raise Problem(400, message, "invalid_value", EXPIRY_ANCHOR)
     if (
         seconds is None
-        or not seconds.isascii()
-        or not seconds.isdigit()
-        or not MIN_EXPIRY_S <= int(seconds[:12]) <= MAX_EXPIRY_S
+        or not _SECONDS.fullmatch(seconds)
+        or not MIN_EXPIRY_S <= int(seconds) <= MAX_EXPIRY_S
     ):
         message = f"{EXPIRY_SECONDS} should be {MIN_EXPIRY_S} to {MAX_EXPIRY_S}"
         raise Problem(400, message, "invalid_value", EXPIRY_SECONDS)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
+from collections.abc import Iterator
 
 from models.database import Database
 from models.errors import InputError, InputFileError, LeaseLost, NotFoundError
 from models.model_key import ModelKey
 from models.settings import Settings
-from models.store.files import get_file, open_content
+from models.store.files import StoredFile, as_stream, get_file, read_content
 from models.store.lines import Tally, grouped
 from models.store.validation import (
     Validation,
     claim_validation,
     fail_validation,
     finish_validation,
+    prolong_validation,
     set_model,
     store_lines,
 )
@@ -24,6 +27,8 @@ from models.store.workers import find_model
 from models.wire.endpoints import Endpoint
 from models.wire.limits import InputLimits
 from models.wire.uploads import UploadedRequests
+
+_MAX_NAME_CHARACTERS = 200  # more than any model's name has
 
 _log = logging.getLogger(__name__)
 
@@ -53,22 +58,20 @@ class Validator:
     def _validate(self, validation: Validation) -> None:
         try:
             self._store(validation)
-        except NotFoundError as exc:
-            self._fail(validation, "model_not_found", str(exc), line=1)
+        except NotFoundError as exc:  # the file was deleted
+            self._fail(validation, "file_not_found", str(exc), line=None)
         except InputFileError as exc:
             self._fail(validation, exc.code, str(exc), line=exc.line)
-        except InputError as exc:
-            self._fail(validation, "model_not_found", str(exc), line=1)
 
     def _store(self, validation: Validation) -> None:
         database, limits = self._database, InputLimits.from_settings(self._settings)
         file = get_file(database, validation.tenant_id, validation.file_id)
-        with open_content(database, file.id) as stream:
+        with as_stream(self._pieces(validation, file)) as stream:
             upload = UploadedRequests(stream, limits, name=file.name)
             if upload.is_empty:
                 message = f"{file.name} has no line that is not blank"
                 raise InputFileError(message, code="empty_file")
-            model = find_named(database, upload.model_name).key
+            model = self._find_model(upload.model_name)
             set_model(database, validation, model)
             tally = Tally()
             for lines in grouped(upload.lines(str(model), Endpoint(validation.endpoint))):
@@ -82,6 +85,21 @@ class Validator:
         finish_validation(database, validation, tally, chunk_requests=chunk_requests)
         _log.info("batch validated", extra={"batch": validation.batch_id, "requests": tally.total})
 
+    def _pieces(self, validation: Validation, file: StoredFile) -> Iterator[bytes]:
+        """The file's bytes; the batch stays ours, also when no line is stored for long."""
+        held_at = time.monotonic()
+        for piece in read_content(self._database, file.id, stop=file.n_bytes):
+            if time.monotonic() - held_at > validation.ttl_s / 3:
+                prolong_validation(self._database, validation)
+                held_at = time.monotonic()
+            yield piece
+
+    def _find_model(self, name: str | None) -> ModelKey:
+        try:
+            return find_named(self._database, name).key
+        except (NotFoundError, InputError) as exc:
+            raise InputFileError(str(exc), code="model_not_found", line=1) from exc
+
     def _fail(self, validation: Validation, code: str, message: str, line: int | None) -> None:
         error = BatchError(code=code, message=message, line=line)
         fail_validation(self._database, validation, [error])
@@ -91,6 +109,7 @@ def find_named(database: Database, name: str | None) -> ServedModel:
     """The model of `name` or `name:weights`; raises NotFoundError or InputError."""
     if name is None:
         raise NotFoundError("the first request names no model: give `model` in its body")
+    name = name[:_MAX_NAME_CHARACTERS]  # as unknown as the whole, and batches keep what is said
     if ":" not in name:
         return find_model(database, name)
     key = ModelKey.parse(name)

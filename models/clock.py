@@ -1,4 +1,4 @@
-"""The database's clock as an SQL expression: the only clock that leases and states rely on.
+"""The database's clock as SQL expressions: the only clock that leases and states rely on.
 
 Float seconds since the Unix epoch. Must not know any table.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Double
+from sqlalchemy import Double, ScalarSelect, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -19,6 +19,14 @@ class db_now(FunctionElement[float]):
     name = "db_now"
     type = Double()
     inherit_cache = True
+
+
+def moment() -> ScalarSelect[float]:
+    """`db_now()` as one value for the whole statement, which can be looked for in an index.
+
+    PostgreSQL compares a clock that goes on while rows are read with each of them instead.
+    """
+    return select(db_now()).scalar_subquery()
 
 
 @compiles(db_now, "postgresql")

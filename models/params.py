@@ -72,7 +72,7 @@ class DecodingParams(BaseModel):
         description="The answer ends before any of these texts; a string or a list.",
     )
     stop_token_ids: tuple[TokenId, ...] = Field(
-        default=(), description="The answer ends with any of these tokens."
+        default=(), fail_fast=True, description="The answer ends with any of these tokens."
     )
     ignore_eos: bool = Field(
         default=False, description="The model's end tokens do not end the answer."

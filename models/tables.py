@@ -48,13 +48,25 @@ files: Final = Table(
     Column("name", Text, nullable=False),
     Column("purpose", Text, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),
-    Column("n_lines", Integer, nullable=False, server_default="0"),  # line ends of an upload
+    Column("n_lines", Integer, nullable=False, server_default="0"),  # of an upload, blank ones too
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("status", Text, nullable=False, server_default="processed"),  # or `uploading`
     Column("deleted_at", Double),
     Index(None, "tenant_id", "created_at"),
+    Index(  # these two: what is dropped some day, looked for every second
+        "ix_files_expiring",
+        "expires_at",
+        sqlite_where=text("deleted_at IS NULL"),
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
+    Index(
+        "ix_files_uploading",
+        "created_at",
+        sqlite_where=text("status = 'uploading'"),
+        postgresql_where=text("status = 'uploading'"),
+    ),
 )
 
 file_parts: Final = Table(

@@ -233,6 +233,7 @@ def _upload(database: Database, name: str, n_bytes: int) -> None:
         name=name,
         purpose="batch",
         n_bytes=n_bytes,
+        n_lines=1,
         sha256=64 * "0",
     )
 

@@ -7,11 +7,10 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Caller, CallerDep
-from api.bodies import json_body
+from api.bodies import body_schema, json_body
 from api.inline import inline_file
 from api.pages import page_of
 from api.problems import Problem
@@ -29,12 +28,6 @@ from models.store.views import Batch, Submitted
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 MAX_WAIT_S = 60
-
-
-def body_schema(kind: type[BaseModel]) -> dict[str, object]:
-    """The request body in the OpenAPI document: it is read by `json_body`, not by FastAPI."""
-    content = {"application/json": {"schema": kind.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post("", openapi_extra=body_schema(CreateBatch))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from api.access import CallerDep
-from api.bodies import json_body
+from api.bodies import body_schema, json_body
 from api.problems import Problem
 from api.repeats import idempotency_key, is_repeat
-from api.routes.batches import body_schema, shown
+from api.routes.batches import shown
 from api.services import ServicesDep
-from api.shapes import BatchObject
+from api.shapes import BatchObject, Shape
 from models.store.batches import get_batch
 from models.store.pauses import pause_batch, resume_batch
 from models.store.retry import retry_batch
@@ -23,10 +23,8 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 ErrorCode = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
 
 
-class RetryBatch(BaseModel):
+class RetryBatch(Shape):
     """Which of the failed requests to run again; without `error_codes` all."""
-
-    model_config = ConfigDict(extra="forbid")
 
     error_codes: Annotated[list[ErrorCode], Field(min_length=1, max_length=100)] | None = None
 

@@ -6,16 +6,16 @@ import io
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Caller, CallerDep
-from api.bodies import json_body
+from api.bodies import body_schema, json_body
 from api.estimator import Forecast
 from api.inline import FILE_NAME, inline_content
-from api.routes.batches import body_schema, require_file
+from api.routes.batches import require_file
 from api.services import Services, ServicesDep
-from api.shapes import BatchInput, EndpointName, MetadataValues, Priority, Window
+from api.shapes import BatchInput, EndpointName, MetadataValues, Priority, Shape, Window
 from models.store.files import open_content
 
 router = APIRouter(prefix="/v1", tags=["batches"])
@@ -30,11 +30,7 @@ class EstimateBatch(BatchInput):
     priority: Priority = 0
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class EstimatedRequests(_Shape):
+class EstimatedRequests(Shape):
     """Lines by what would become of them."""
 
     total: int
@@ -45,14 +41,14 @@ class EstimatedRequests(_Shape):
     ]
 
 
-class RefusedCount(_Shape):
+class RefusedCount(Shape):
     """How many lines would be refused for one reason."""
 
     code: str
     count: int
 
 
-class RefusedExample(_Shape):
+class RefusedExample(Shape):
     """A line that would be refused."""
 
     line: int
@@ -62,7 +58,7 @@ class RefusedExample(_Shape):
     param: str | None
 
 
-class EstimatedTokens(_Shape):
+class EstimatedTokens(Shape):
     """Tokens of the accepted requests, counted with the model's tokenizer and chat template."""
 
     prompt: int
@@ -71,7 +67,7 @@ class EstimatedTokens(_Shape):
     output_at_most: Annotated[int, Field(description="if every answer took all that it may")]
 
 
-class EstimatedTime(_Shape):
+class EstimatedTime(Shape):
     """From the speed of the model's workers within the last day, while they worked."""
 
     seconds: float | None
@@ -85,7 +81,7 @@ class EstimatedTime(_Shape):
     ]
 
 
-class EstimateObject(_Shape):
+class EstimateObject(Shape):
     """What a batch would cost."""
 
     object: Literal["batch.estimate"] = "batch.estimate"
@@ -116,9 +112,7 @@ async def _forecast(services: Services, caller: Caller, body: EstimateBatch) -> 
         content = await run_in_threadpool(inline_content, services, body.requests or [])
         return await estimator.forecast(lambda: io.BytesIO(content), FILE_NAME, body.endpoint)
     file = await run_in_threadpool(require_file, database, caller.tenant_id, body.input_file_id)
-    return await estimator.forecast(
-        lambda: open_content(database, file.id), file.name, body.endpoint
-    )
+    return await estimator.forecast(lambda: open_content(database, file), file.name, body.endpoint)
 
 
 def _shown(forecast: Forecast) -> EstimateObject:

@@ -20,9 +20,9 @@ class Health(BaseModel):
 
 
 @router.get("/health")
-def health() -> Health:
+async def health() -> Health:
     """The process answers."""
-    return Health()
+    return Health()  # without a thread: all of them may wait for the database
 
 
 @router.get("/ready")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from api.access import CallerDep
 from api.problems import Problem
 from api.routes.batches import shown
 from api.services import ServicesDep
-from api.shapes import BatchObject
+from api.shapes import BatchObject, Shape
 from models.database import Database
 from models.errors import NotFoundError
 from models.projections import OutputKind, describe_output, output_file
@@ -23,11 +23,7 @@ from models.store.views import Batch
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ManifestFile(_Shape):
+class ManifestFile(Shape):
     """A file of the batch; of one that was never uploaded only the submitter has the bytes."""
 
     id: str
@@ -36,7 +32,7 @@ class ManifestFile(_Shape):
     sha256: str | None
 
 
-class ManifestFiles(_Shape):
+class ManifestFiles(Shape):
     """A file that would be empty does not exist."""
 
     input: ManifestFile
@@ -44,7 +40,7 @@ class ManifestFiles(_Shape):
     errors: ManifestFile | None
 
 
-class ManifestCounts(_Shape):
+class ManifestCounts(Shape):
     """Rows counted anew, not the batch's counters."""
 
     requests: int
@@ -55,7 +51,7 @@ class ManifestCounts(_Shape):
     repeated_ids: Annotated[int, Field(description="requests whose custom_id is another's, too")]
 
 
-class ManifestChecks(_Shape):
+class ManifestChecks(Shape):
     """All true, or something is wrong with the database."""
 
     every_request_ended_once: bool
@@ -63,14 +59,14 @@ class ManifestChecks(_Shape):
     counters_agree: bool
 
 
-class ManifestArtifact(_Shape):
+class ManifestArtifact(Shape):
     """A quantized model, by the digest of its manifest, and how many answers it gave."""
 
     artifact: str
     answers: int
 
 
-class Manifest(_Shape):
+class Manifest(Shape):
     """The account of an ended batch."""
 
     object: Literal["batch.manifest"] = "batch.manifest"

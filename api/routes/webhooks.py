@@ -6,17 +6,18 @@ path `/v1/webhook_endpoints`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from api.access import CallerDep
-from api.bodies import json_body
+from api.bodies import body_schema, json_body
 from api.pages import page_of
 from api.problems import Problem
 from api.services import ServicesDep
-from api.shapes import Page
+from api.shapes import Page, Shape
 from models.errors import NotFoundError
 from models.store.webhooks import (
     Webhook,
@@ -39,10 +40,8 @@ PATH = "/v1/webhooks"
 OPENAI_PATH = "/v1/webhook_endpoints"
 
 
-class WebhookObject(BaseModel):
+class WebhookObject(Shape):
     """A registered receiver."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str
     object: Literal["webhook_endpoint"] = "webhook_endpoint"
@@ -58,35 +57,23 @@ class NewWebhookObject(WebhookObject):
     signing_secret: str = Field(repr=False)
 
 
-class DeletedWebhook(BaseModel):
+class DeletedWebhook(Shape):
     """The receipt of a removal."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str
     object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
     deleted: Literal[True] = True
 
 
-class CreateWebhook(BaseModel):
+class CreateWebhook(Shape):
     """A receiver to register; without `event_types` it hears of every end."""
 
-    model_config = ConfigDict(extra="forbid")
-
     url: Annotated[str, Field(max_length=MAX_URL_CHARACTERS)]
-    event_types: Annotated[list[str], Field(max_length=len(WebhookEvent))] = []
+    event_types: Annotated[Sequence[str], Field(max_length=len(WebhookEvent))] = ()
     name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] = ""
 
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": CreateWebhook.model_json_schema()}},
-    }
-}
-
-
-@router.post(PATH, openapi_extra=_BODY)
+@router.post(PATH, openapi_extra=body_schema(CreateWebhook))
 @router.post(OPENAI_PATH, include_in_schema=False)
 def register(
     services: ServicesDep,

@@ -5,30 +5,26 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from api.access import CallerDep
 from api.pages import page_of
 from api.services import ServicesDep
-from api.shapes import Page
+from api.shapes import Page, Shape
 from models.store.worker_figures import WorkerFigures, worker_figures
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
 
-class WorkerSpeed(BaseModel):
+class WorkerSpeed(Shape):
     """Tokens a second of the results that a worker gave within the last 5 minutes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     prompt: float
     output: float
 
 
-class WorkerObject(BaseModel):
+class WorkerObject(Shape):
     """A worker that has not left; one of whom nothing was heard for an hour is forgotten."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str
     object: Literal["worker"] = "worker"

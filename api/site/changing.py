@@ -70,8 +70,9 @@ def _checked(kind: type[Body], fields: Mapping[str, object]) -> Body:
     try:
         return kind.model_validate(fields)
     except ValidationError as exc:
-        field = str(exc.errors(include_url=False)[0]["loc"][0])
-        raise Problem(400, f"{field} cannot be used: choose another", "invalid_value") from exc
+        field = exc.errors(include_url=False)[0]["loc"][:1]  # empty: it is about several
+        message = f"{field[0] if field else 'the form'} cannot be used: choose another"
+        raise Problem(400, message, "invalid_value") from exc
 
 
 def _go_to(address: str) -> Response:

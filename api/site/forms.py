@@ -26,8 +26,14 @@ async def _fields(request: Request) -> dict[str, str]:
             max_num_fields=_MAX_FIELDS,
         )
     except ValueError as exc:
-        raise Problem(400, "the form cannot be read: send it again", "invalid_form") from exc
+        raise _unreadable() from exc
+    if any("\0" in value for _, value in pairs):  # which PostgreSQL cannot even look for
+        raise _unreadable()
     return dict(pairs)
+
+
+def _unreadable() -> Problem:
+    return Problem(400, "the form cannot be read: send it again", "invalid_form")
 
 
 FormFields = Annotated[dict[str, str], Depends(_fields)]

@@ -6,7 +6,7 @@ The key itself is the session, so that nothing has to be stored here and revokin
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Depends, Request
 from starlette.responses import Response
@@ -40,9 +40,17 @@ def end_session(request: Request, response: Response) -> None:
 
 def require_own_page(request: Request) -> None:
     """Raise Problem 403 unless a form of this very site sent the request."""
-    origin = request.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+    host = _origin(request).netloc
+    if not host or host != request.headers.get("host"):
         raise Problem(403, "this did not come from Nightshift's own page: open it anew", "origin")
+
+
+def _origin(request: Request) -> SplitResult:
+    """Where the browser says that the request comes from; empty when it says nothing of use."""
+    try:
+        return urlsplit(request.headers.get("origin", ""))
+    except ValueError:  # a bracket that is never closed
+        return urlsplit("")
 
 
 def _page_caller(request: Request, services: ServicesDep) -> Caller:

@@ -77,9 +77,10 @@ def list_batches(
     statement = select(batches).where(batches.c.tenant_id == tenant_id)
     if after is not None:
         last = get_batch(database, after, tenant_id)
-        older = batches.c.created_at < last.created_at
-        same_time = and_(batches.c.created_at == last.created_at, batches.c.id < last.id)
-        statement = statement.where(or_(older, same_time))
+        created = batches.c.created_at
+        # What comes first says where in the index the page begins.
+        statement = statement.where(created <= last.created_at)
+        statement = statement.where(or_(created < last.created_at, batches.c.id < last.id))
     statement = statement.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit)
     with database.read() as connection:
         return [batch_view(row) for row in connection.execute(statement).mappings()]

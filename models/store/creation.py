@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
 from models.database import Database
 from models.store.batches import get_batch
@@ -15,6 +15,7 @@ from models.store.keys import UNLIMITED, KeyLimits
 from models.store.queue_room import check_room
 from models.store.repeats import Call, call_values, find_known
 from models.store.submit import batch_values, new_id
+from models.store.transitions import insert_new
 from models.store.views import Submitted
 from models.tables import batches
 
@@ -53,7 +54,9 @@ def create_batch(database: Database, new: NewBatch) -> Submitted:
     def create(connection: Connection) -> str:
         if (known := find_known(connection, new)) is not None:
             return known
-        connection.execute(insert(batches).values({**row, **call_values(new)}))
+        # Done again when nobody knows whether it was committed: then the row is there.
+        inserting = insert_new(connection.dialect.name, batches, ("id",))
+        connection.execute(inserting.values({**row, **call_values(new)}))
         check_room(connection, new.tenant_id, new.limits)
         return batch_id
 

@@ -12,6 +12,8 @@ from models.database import Database
 from models.store.joins import whole_batch_join
 from models.tables import batches, requests, results
 
+_MAX_GROUPS: Final = 100  # uploaded files may name their own codes
+
 # Spelled as in the index: a bound parameter would hide from SQLite that it can be used.
 HAS_FAILED: Final = results.c.status == literal_column("'error'")
 _IS_SAME_REQUEST: Final = and_(
@@ -30,7 +32,7 @@ class FailureGroup:
 
 
 def failures_by_reason(database: Database, batch_id: str) -> list[FailureGroup]:
-    """The reasons, the most frequent one first."""
+    """The reasons, the most frequent one first; of very many the rarest are left out."""
     with database.read() as connection:
         with whole_batch_join(connection):
             groups = connection.execute(_grouped(batch_id)).all()
@@ -69,6 +71,7 @@ def _grouped(batch_id: str) -> Select[Any]:
         .where(results.c.batch_id == batch_id, HAS_FAILED)
         .group_by(results.c.error_code)
         .order_by(number.desc(), results.c.error_code)
+        .limit(_MAX_GROUPS)
     )
 
 

@@ -9,11 +9,22 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
-from models.clock import db_now
+from models.clock import db_now, moment
 from models.database import Database
 from models.errors import NotFoundError
 from models.store.keys import UNLIMITED, KeyLimits
@@ -48,6 +59,8 @@ class StoredFile:
     expires_at: float | None
 
 
+# Spelled as in the index: a bound parameter would hide from SQLite that it can be used.
+_IS_UPLOADING: Final = files.c.status == literal_column(f"'{_UPLOADING}'")
 _COLUMNS: Final = tuple(files.c[name] for name in StoredFile.__slots__)
 
 
@@ -81,11 +94,8 @@ def store_part(
     Raises QueueFull, and stores nothing, when the tenant would have more than the limits allow.
     """
     values = {"file_id": file_id, "number": number, "content": content}
-    counts = {
-        "n_bytes": files.c.n_bytes + len(content),
-        "n_lines": files.c.n_lines + content.count(b"\n"),
-    }
-    counting = update(files).where(files.c.id == file_id).values(counts)
+    n_bytes = files.c.n_bytes + len(content)
+    counting = update(files).where(files.c.id == file_id).values(n_bytes=n_bytes)
 
     def store(connection: Connection) -> None:
         connection.execute(insert(file_parts).values(values))
@@ -103,6 +113,7 @@ def end_upload(
     name: str,
     purpose: str,
     n_bytes: int,
+    n_lines: int,
     sha256: str,
     expires_after_s: float | None = None,
 ) -> StoredFile:
@@ -111,6 +122,7 @@ def end_upload(
         "name": name,
         "purpose": purpose,
         "n_bytes": n_bytes,
+        "n_lines": n_lines,
         "sha256": sha256,
         "status": PROCESSED,
         "expires_at": None if expires_after_s is None else db_now() + expires_after_s,
@@ -225,9 +237,8 @@ def delete_file(database: Database, tenant_id: str, file_id: str) -> None:
 
 def drop_stale_files(database: Database) -> None:
     """Drop the bytes of files past their time, and uploads that nobody ended."""
-    broken = and_(files.c.status == _UPLOADING, files.c.created_at < db_now() - _ABANDONED_AFTER_S)
-    overdue = and_(files.c.expires_at <= db_now(), files.c.deleted_at.is_(None))
-
+    broken = and_(_IS_UPLOADING, files.c.created_at < moment() - _ABANDONED_AFTER_S)
+    overdue = and_(files.c.expires_at <= moment(), files.c.deleted_at.is_(None))
     stale = select(files.c.id).where(or_(broken, overdue))
 
     def drop(connection: Connection) -> None:
@@ -243,22 +254,29 @@ def drop_stale_files(database: Database) -> None:
     database.transact(drop, replayable=True)
 
 
-def read_content(
-    database: Database, file_id: str, *, start: int = 0, stop: int | None = None
-) -> Iterator[bytes]:
-    """The bytes from `start` up to `stop`, a part at a time; no transaction stays open."""
-    number, skipped = divmod(start, PART_BYTES)
-    left = None if stop is None else stop - start
-    while (left is None or left > 0) and (part := _read_part(database, file_id, number)):
-        piece = part[skipped : None if left is None else skipped + left]
-        left = None if left is None else left - len(piece)
-        number, skipped = number + 1, 0
+def read_content(database: Database, file_id: str, *, start: int = 0, stop: int) -> Iterator[bytes]:
+    """The bytes from `start` up to `stop`, a part at a time; no transaction stays open.
+
+    Raises NotFoundError where they are not here, because the file was deleted meanwhile or its
+    requests came some other way: nobody takes that for the file's end.
+    """
+    while start < stop:
+        number, skipped = divmod(start, PART_BYTES)
+        piece = _read_part(database, file_id, number)[skipped : skipped + stop - start]
+        if not piece:
+            raise NotFoundError(f"the bytes of file {file_id} are not here: upload it again")
+        start += len(piece)
         yield piece
 
 
-def open_content(database: Database, file_id: str) -> IO[bytes]:
-    """The file's bytes as a stream that holds a part at a time."""
-    return io.BufferedReader(_Content(read_content(database, file_id)), PART_BYTES)
+def open_content(database: Database, file: StoredFile) -> IO[bytes]:
+    """The file's bytes as a stream that holds a part at a time; raises as `read_content` does."""
+    return as_stream(read_content(database, file.id, stop=file.n_bytes))
+
+
+def as_stream(pieces: Iterator[bytes]) -> IO[bytes]:
+    """A file's pieces as a stream, which takes them when they are needed."""
+    return io.BufferedReader(_Content(pieces), PART_BYTES)
 
 
 class _Content(io.RawIOBase):
@@ -299,7 +317,9 @@ def _is_visible(tenant_id: str) -> ColumnElement[bool]:
 
 def _comes_after(last: StoredFile, *, oldest_first: bool) -> ColumnElement[bool]:
     created, identity = files.c.created_at, files.c.id
-    same_time: Any = created == last.created_at
+    # What `and_` has first says where in the index the page begins.
     if oldest_first:
-        return or_(created > last.created_at, and_(same_time, identity > last.id))
-    return or_(created < last.created_at, and_(same_time, identity < last.id))
+        newer = or_(created > last.created_at, identity > last.id)
+        return and_(created >= last.created_at, newer)
+    older = or_(created < last.created_at, identity < last.id)
+    return and_(created <= last.created_at, older)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import func, select
 
-from models.clock import db_now
+from models.clock import moment
 from models.database import Database
 from models.model_key import ModelKey
 from models.states import BatchState
+from models.store.fair_share import is_of
 from models.tables import batches, commits
 
 _LATELY_S: Final = 24 * 3600.0
@@ -42,8 +43,8 @@ def model_speed(database: Database, model: ModelKey) -> ModelSpeed | None:
             func.json_array_length(commits.c.idxs).label("requests"),
         )
         .join(batches, batches.c.id == commits.c.batch_id)
-        .where(commits.c.committed_at > db_now() - _LATELY_S, commits.c.worker_id.is_not(None))
-        .where(_is_of(model))
+        .where(commits.c.committed_at > moment() - _LATELY_S, commits.c.worker_id.is_not(None))
+        .where(is_of(model))
         .order_by(commits.c.committed_at.desc())
         .limit(_LATEST_COMMITS)
     )
@@ -57,7 +58,7 @@ def queued_requests(database: Database, model: ModelKey) -> int:
     counting = (
         select(func.coalesce(func.sum(left), 0))
         .where(batches.c.state == str(BatchState.IN_PROGRESS), batches.c.paused_at.is_(None))
-        .where(_is_of(model))
+        .where(is_of(model))
     )
     with database.read() as connection:
         return int(connection.execute(counting).scalar_one())
@@ -75,7 +76,3 @@ def _speed(rows: Sequence[Any]) -> ModelSpeed | None:
     if seconds <= 0 or n_tokens == 0:
         return None
     return ModelSpeed(n_tokens / seconds, n_tokens / n_requests, output_tokens / n_requests)
-
-
-def _is_of(model: ModelKey) -> ColumnElement[bool]:
-    return and_(batches.c.model_name == model.name, batches.c.weights == str(model.weights))

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, insert
 
 from models.clock import db_now
+from models.generation import ChatPrompt
 from models.store.prompts import prefix_key, prompt_chars, prompt_value
 from models.store.rows import no_result, refusal_columns, storable
 from models.store.views import BatchError
@@ -19,7 +20,8 @@ from models.tables import requests, results
 from models.wire.lines import AcceptedLine, Line, RefusedLine
 
 _LINES_PER_INSERT: Final = 1000
-_CHARS_PER_INSERT: Final = 2 << 20  # of prompts
+_CHARS_PER_INSERT: Final = 2 << 20
+_CHARS_PER_PART: Final = 100  # a turn or a token's id takes memory, however short it is
 _MAX_ERRORS: Final = 100  # kept of a batch that failed validation
 _NOT_JSON: Final = "invalid_json_line"
 
@@ -67,7 +69,7 @@ def grouped(lines: Iterable[Line]) -> Iterator[list[Line]]:
     n_chars = 0
     for line in lines:
         group.append(line)
-        n_chars += prompt_chars(line.prompt) if isinstance(line, AcceptedLine) else 0
+        n_chars += _weight(line)
         if len(group) >= _LINES_PER_INSERT or n_chars >= _CHARS_PER_INSERT:
             yield group
             group, n_chars = [], 0
@@ -90,6 +92,16 @@ def insert_lines(connection: Connection, batch_id: str, first: int, lines: list[
     if result_rows:
         at_once = {"epoch": 0, "attempt": 0, "created_at": db_now()}
         connection.execute(insert(results).values(at_once), result_rows)
+
+
+def _weight(line: Line) -> int:
+    """How much of the memory that a group may take, in characters of prompts."""
+    if not isinstance(line, AcceptedLine):
+        return len(line.refusal.message)
+    params, prompt = line.params, line.prompt
+    n_parts = len(prompt.messages) if isinstance(prompt, ChatPrompt) else 0
+    n_parts += len(params.stop_token_ids) + len(params.logit_bias or ())
+    return prompt_chars(prompt) + _CHARS_PER_PART * n_parts
 
 
 def _accepted_row(line: AcceptedLine) -> dict[str, Any]:

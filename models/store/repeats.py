@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select, text, update
 
-from models.clock import db_now
+from models.clock import db_now, moment
 from models.errors import IdempotencyConflict
 from models.tables import batches
 
@@ -65,7 +65,7 @@ def _find_alike(connection: Connection, call: Call) -> str | None:
         select(batches.c.id, batches.c.repeat_until)
         .where(batches.c.tenant_id == call.tenant_id, batches.c.body_sha256 == call.body_sha256)
         .where(batches.c.idempotency_key.is_(None))
-        .where(batches.c.created_at > db_now() - REPEATED_WITHIN_S)
+        .where(batches.c.created_at > moment() - REPEATED_WITHIN_S)
         .order_by(batches.c.created_at.desc(), batches.c.id.desc())
         .limit(1)
     )

@@ -73,6 +73,11 @@ def claim_validation(database: Database, validator_id: str, *, ttl_s: float) -> 
     return database.transact(claim)
 
 
+def prolong_validation(database: Database, validation: Validation) -> None:
+    """Keep the batch for another `ttl_s`; raises LeaseLost."""
+    database.transact(lambda connection: _hold(connection, validation), replayable=True)
+
+
 def set_model(database: Database, validation: Validation, model: ModelKey) -> None:
     """Note which model the first line names; raises LeaseLost."""
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from models.generation import Prompt, Refusal
 from models.params import DecodingParams
 
+MAX_CUSTOM_ID_BYTES = 128
+
 
 @dataclass(frozen=True, slots=True)
 class AcceptedLine:

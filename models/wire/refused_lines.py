@@ -7,14 +7,17 @@ server had read the original. Must not know files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from models.generation import Refusal
-from models.wire.lines import RefusedLine
+from models.wire.lines import MAX_CUSTOM_ID_BYTES, RefusedLine
 
 FIELD = "refused"
 _FIELDS = {"custom_id", "model", FIELD}
 _REASON_FIELDS = {"code", "message", "param"}
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+_MAX_MESSAGE_CHARACTERS = 4096
 
 
 def write_refused(line: RefusedLine, model_name: str) -> dict[str, object]:
@@ -29,17 +32,23 @@ def write_refused(line: RefusedLine, model_name: str) -> dict[str, object]:
 
 
 def read_refused(fields: Mapping[str, object], line_number: int) -> RefusedLine | None:
-    """The line that such an object stands for; None for any other object."""
+    """The line that such an object stands for; None for any other object.
+
+    Anybody may write one. What is stored of it is as short as of a line that was refused here,
+    because the database looks for codes in an index, which takes no long ones.
+    """
     reason, custom_id = fields.get(FIELD), fields.get("custom_id")
     if not isinstance(reason, dict) or fields.keys() != _FIELDS or reason.keys() != _REASON_FIELDS:
         return None
     code, message, param = reason["code"], reason["message"], reason["param"]
-    if not (isinstance(code, str) and isinstance(message, str)):
+    if not (isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str)):
         return None
     if not isinstance(custom_id, str | None) or not isinstance(param, str | None):
         return None
-    refusal = Refusal(code=code, message=f"{_start(line_number)}{message}", param=param)
-    return RefusedLine(line_number, custom_id, refusal)
+    if len((custom_id or "").encode()) > MAX_CUSTOM_ID_BYTES:
+        return None
+    shown = f"{_start(line_number)}{message}"[:_MAX_MESSAGE_CHARACTERS]
+    return RefusedLine(line_number, custom_id, Refusal(code=code, message=shown, param=param))
 
 
 def _start(line_number: int) -> str:

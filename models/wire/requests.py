@@ -16,11 +16,10 @@ from models.spelling import did_you_mean
 from models.wire import refusals
 from models.wire.bodies import parse_body
 from models.wire.endpoints import Endpoint
-from models.wire.lines import AcceptedLine, Line, RefusedLine
+from models.wire.lines import MAX_CUSTOM_ID_BYTES, AcceptedLine, Line, RefusedLine
 from models.wire.refused_lines import read_refused
 from models.wire.strict_json import StrictJsonError, check_value, shown
 
-MAX_CUSTOM_ID_BYTES = 128
 _OPENAI_FIELDS = ("custom_id", "method", "url", "body")
 
 

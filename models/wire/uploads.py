@@ -6,7 +6,7 @@ It knows nothing of the database or of HTTP.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,8 @@ from models.wire.text_files import split_jsonl
 class UploadedRequests:
     """The requests of one uploaded file; read once, in constant memory.
 
-    `model_name` is what the first request that is JSON asks for, None when it asks for none.
+    `model_name` is what the first request that is JSON asks for, None when it asks for none or
+    when there is none among as many lines as a file may have.
     Raises InputFileError while it is read.
     """
 
@@ -31,7 +32,7 @@ class UploadedRequests:
         self._limits = limits
         self._name = name
         self._records = split_jsonl(stream, limits, name=name)
-        self.model_name, read = _peek(self._records)
+        self.model_name, read = _peek(islice(self._records, limits.max_requests))
         self.is_empty = not read
         self._read = read
 

@@ -95,6 +95,7 @@ def create_for_an_unknown_model(database: Database) -> str:
         name="in.jsonl",
         purpose="batch",
         n_bytes=len(content),
+        n_lines=1,
         sha256="0" * 64,
         expires_after_s=None,
     )

@@ -98,6 +98,17 @@ def test_a_full_queue_takes_no_more_batches(database: Database, url: str) -> Non
         assert session.post("/v1/batches", json=body).status_code == 200
 
 
+@pytest.mark.parametrize("content", [b"x", b"x\n", b"\n", b"x\ny", b"x\n" * 40_000 + b"y"])
+def test_a_line_counts_without_its_line_end(database: Database, url: str, content: bytes) -> None:
+    """Else any number of files of one line could wait at once for their validation."""
+    n_lines = len(content.splitlines())
+    for room, status in ((n_lines - 1, 429), (n_lines, 200)):
+        with client(url, make_key(database, max_queued_requests=room)) as session:
+            body = {"input_file_id": upload(session, content).json()["id"], **CREATE}
+            answer = session.post("/v1/batches", json=body)
+            assert answer.status_code == status, answer.text
+
+
 @pytest.mark.parametrize("size", [PART_BYTES, 3 * PART_BYTES])
 def test_uploads_beyond_the_limit_are_refused_and_leave_nothing(
     database: Database, tmp_path: Path, size: int

@@ -200,6 +200,23 @@ def test_an_answer_that_drips_is_given_up(receiver: Receiver, authority: trustme
         post(caller(authority, total_s=0.5), url_of(receiver))
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.05], ids=["breaks off", "drips"])
+def test_a_success_counts_however_its_body_ends(
+    receiver: Receiver, authority: trustme.CA, pause_s: float
+) -> None:
+    """Else the receiver would be told again of what it has taken."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        while pause_s and not receiver.over.wait(pause_s):
+            handler.wfile.write(b"x")
+
+    receiver.answer = answer
+    post(caller(authority, total_s=0.5 if pause_s else 20), url_of(receiver))
+    assert len(receiver.received) == 1
+
+
 def test_a_resolver_that_hangs_is_given_up(receiver: Receiver) -> None:
     def hang(_host: str, _port: int) -> list[Address]:
         receiver.over.wait(30)

@@ -105,3 +105,11 @@ def test_a_bad_cursor_is_refused(served: Served, query: str, code: str, param: s
 def test_an_unknown_batch_has_no_results(served: Served) -> None:
     answer = served.get("/v1/batches/batch_none/results")
     assert error_of(answer) == (404, "not_found", None)
+
+
+def test_a_file_whose_requests_came_some_other_way_has_no_content(served: Served) -> None:
+    file_id = submit(served.database, 2).file_id
+    assert served.get(f"/v1/files/{file_id}").json()["bytes"] == 100
+    for headers in ({}, {"range": "bytes=3-"}):
+        answer = served.get(f"/v1/files/{file_id}/content", headers=headers)
+        assert error_of(answer) == (404, "not_found", None)

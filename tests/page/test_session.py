@@ -17,6 +17,7 @@ from tests.page.visitor import Visitor
 from tests.store.builders import submit
 
 KEY = "sk-night-0123456789"
+WHOLE_FORM = b"endpoint=/v1/chat/completions&completion_window=24h"
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_the_key_travels_encrypted_only_when_the_page_does(url: str, key: str) -
     assert all(part in given for part in ("HttpOnly", "Secure", "SameSite=strict", key))
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", None])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[", "", None])
 def test_forms_of_other_sites_are_refused(database: Database, url: str, origin: str | None) -> None:
     batch = submit(database, 8)
     headers = {} if origin is None else {"origin": origin}
@@ -117,6 +118,8 @@ def test_what_is_not_there_is_said_in_html(url: str, path: str, status: int) -> 
         ("application/x-www-form-urlencoded", b"x=" + b"y" * 20_000, 413),
         ("application/x-www-form-urlencoded", b"&".join([b"a=b"] * 50), 400),
         ("application/x-www-form-urlencoded", b"endpoint=/v1/chat/completions", 400),
+        ("application/x-www-form-urlencoded", b"input_file_id=%00&" + WHOLE_FORM, 400),
+        ("application/x-www-form-urlencoded", WHOLE_FORM, 400),  # and no file
     ],
 )
 def test_bad_forms_are_refused(url: str, content_type: str, content: bytes, status: int) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, func, select, update
+from sqlalchemy import Connection, Table, event, func, select, update
 
 from models.database import Database
 from models.generation import (
@@ -224,3 +224,21 @@ def at_once(works: Sequence[Callable[[], Value]]) -> list[Value]:
     if errors:
         raise errors[0]
     return [values[number] for number in range(len(works))]
+
+
+def lose_a_reply(database: Database) -> list[object]:
+    """Break the connection once, right after COMMIT and before anybody hears of it.
+
+    For PostgreSQL. The list fills when that has happened.
+    """
+    broken: list[object] = []
+
+    def break_after_commit(connection: Connection) -> None:
+        raw = connection.connection.dbapi_connection
+        if raw is not None and not broken:
+            broken.append(raw)
+            raw.commit()
+            raw.close()
+
+    event.listen(database._engine, "commit", break_after_commit)
+    return broken

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Connection, event
 
 from models.database import Database
 from models.errors import LeaseLost
@@ -28,6 +27,7 @@ from tests.store.builders import (
     count,
     finish,
     generation,
+    lose_a_reply,
     rows,
     submit,
     work_off,
@@ -173,19 +173,9 @@ def test_a_lost_reply_to_commit_is_replayed_without_a_second_row(
     database = postgres_database
     batch = submit(database, 8)
     lease = claim(database)
-    n_cut = 0
-
-    def break_after_commit(connection: Connection) -> None:
-        nonlocal n_cut
-        raw = connection.connection.dbapi_connection
-        if n_cut == 0 and raw is not None:
-            n_cut += 1
-            raw.commit()
-            raw.close()
-
-    event.listen(database._engine, "commit", break_after_commit)
+    broken = lose_a_reply(database)
     receipt = commit_outcomes(database, lease, [answer(n) for n in range(8)], ttl_s=TTL_S)
-    assert (n_cut, receipt.chunk_done, receipt.inserted) == (1, True, 0)
+    assert (len(broken), receipt.chunk_done, receipt.inserted) == (1, True, 0)
     assert get_batch(database, batch.id).completed == 8
     check_counters(database, batch.id)
 

@@ -14,7 +14,7 @@ from models.store.creation import NewBatch, create_batch
 from models.store.retry import retry_batch
 from models.store.views import Batch
 from models.tables import batches
-from tests.store.builders import CHAT, at_once, count, submit
+from tests.store.builders import CHAT, at_once, count, lose_a_reply, rows, submit
 from tests.store.test_files import TENANT, upload
 
 
@@ -61,6 +61,15 @@ def test_a_first_attempt_and_its_repeats_at_once_make_one_batch(
     made = at_once([lambda call=call: create_batch(database, call) for call in calls])  # type: ignore[misc]
     assert len({submitted.batch.id for submitted in made}) == 1
     assert count(database, batches) == 1
+
+
+def test_a_batch_whose_commit_got_no_reply_is_there_once(postgres_database: Database) -> None:
+    file = upload(postgres_database, b"{}")
+    new = NewBatch(tenant_id=TENANT, file_id=file.id, endpoint=CHAT, body_sha256="a" * 64)
+    broken = lose_a_reply(postgres_database)
+    made = create_batch(postgres_database, new)
+    assert (len(broken), made.created) == (1, True)
+    assert [row["id"] for row in rows(postgres_database, batches)] == [made.batch.id]
 
 
 def test_a_repeat_of_another_body_is_another_batch(database: Database, new: NewBatch) -> None:

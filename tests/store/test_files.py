@@ -38,6 +38,7 @@ def upload(database: Database, content: bytes = CONTENT, tenant_id: str = TENANT
         name="in.jsonl",
         purpose="batch",
         n_bytes=len(content),
+        n_lines=len(content.splitlines()),
         sha256="0" * 64,
     )
 
@@ -45,16 +46,16 @@ def upload(database: Database, content: bytes = CONTENT, tenant_id: str = TENANT
 @pytest.mark.parametrize(
     ("start", "stop"),
     [
-        (0, None),
+        (0, len(CONTENT)),
         (0, 0),
         (5, 6),
         (PART_BYTES - 1, PART_BYTES + 1),
-        (PART_BYTES, None),
+        (PART_BYTES, 2 * PART_BYTES),
         (2 * PART_BYTES, len(CONTENT)),
-        (len(CONTENT), None),
+        (len(CONTENT), len(CONTENT)),
     ],
 )
-def test_any_range_is_read(database: Database, start: int, stop: int | None) -> None:
+def test_any_range_is_read(database: Database, start: int, stop: int) -> None:
     file = upload(database)
     read = b"".join(read_content(database, file.id, start=start, stop=stop))
     assert read == CONTENT[start:stop]
@@ -63,8 +64,17 @@ def test_any_range_is_read(database: Database, start: int, stop: int | None) -> 
 def test_a_file_is_a_stream_of_lines(database: Database) -> None:
     lines = [b"%d " % number * 1000 + b"\n" for number in range(700)]
     file = upload(database, b"".join(lines))
-    with open_content(database, file.id) as stream:
+    with open_content(database, file) as stream:
         assert list(stream) == lines
+
+
+def test_a_file_that_is_deleted_while_it_is_read_does_not_just_end(database: Database) -> None:
+    file = upload(database)
+    with open_content(database, file) as stream:
+        stream.read(10)
+        delete_file(database, TENANT, file.id)
+        with pytest.raises(NotFoundError, match="are not here"):
+            stream.read()
 
 
 def test_an_upload_that_did_not_end_is_no_file(database: Database) -> None:

@@ -159,6 +159,13 @@ def test_failures_are_grouped_by_reason(database: Database) -> None:
     ]
 
 
+def test_of_very_many_reasons_the_most_frequent_are_told(database: Database) -> None:
+    lines = [refused(n, f"code_{n // 2:03}") for n in range(300)] + [refused(300, "code_149")]
+    batch = submit_batch(database, submission(), lines).batch
+    groups = failures_by_reason(database, batch.id)
+    assert [group.code for group in groups] == ["code_149", *(f"code_{n:03}" for n in range(99))]
+
+
 def test_batches_with_something_to_retry_are_found(database: Database) -> None:
     hopeless = submit_batch(database, submission(), [refused(0), accepted(1)]).batch
     work_off(database)
@@ -214,7 +221,14 @@ def test_files_are_named_and_offered_when_their_bytes_are_here(database: Databas
     uploaded = begin_upload(database, DEFAULT_TENANT)
     store_part(database, uploaded, 0, b"{}")
     end_upload(
-        database, DEFAULT_TENANT, uploaded, name="a.jsonl", purpose="batch", n_bytes=2, sha256="0"
+        database,
+        DEFAULT_TENANT,
+        uploaded,
+        name="a.jsonl",
+        purpose="batch",
+        n_bytes=2,
+        n_lines=1,
+        sha256="0",
     )
     assert file_names(database, [submitted, uploaded]) == {
         submitted: "questions.jsonl",

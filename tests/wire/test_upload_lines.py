@@ -45,6 +45,15 @@ def read_upload(data: bytes, lines: list[Line]) -> list[Line]:
     return list(upload.lines(MODEL, Endpoint([*endpoints, Endpoint.CHAT][0])))
 
 
+def test_of_a_file_without_json_no_more_is_read_than_a_file_may_have() -> None:
+    """Else each of a hundred million short lines would be kept until the first good one."""
+    stream = io.BytesIO(b"x\n" * 1000)
+    upload = UploadedRequests(stream, InputLimits(max_requests=10), name="in.jsonl")
+    assert (upload.model_name, stream.tell()) == (None, 20)
+    with pytest.raises(InputFileError, match="more than 10 requests"):
+        list(upload.lines(MODEL, Endpoint.CHAT))
+
+
 def assert_the_same(path: Path, **options: Any) -> list[Line]:
     lines = read(path, **options)
     assert read_upload(uploaded(lines), lines) == lines

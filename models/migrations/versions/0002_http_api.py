@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import sqlalchemy as sa
 from alembic import op
 
@@ -40,7 +38,8 @@ def downgrade() -> None:
     op.drop_index("ix_attempts_failed", table_name="attempts")
     op.drop_index("ix_results_failures", table_name="results")
     op.drop_index("ix_chunks_open", table_name="chunks")
-    op.drop_index(op.f("ix_files_tenant_id_created_at"), table_name="files")
+    for name in ("ix_files_expiring", "ix_files_uploading", "ix_files_tenant_id_created_at"):
+        op.drop_index(name, table_name="files")
     for name in ("status", "deleted_at", "n_lines"):
         op.drop_column("files", name)
 
@@ -54,6 +53,18 @@ def _extend_files() -> None:
     op.create_index(
         op.f("ix_files_tenant_id_created_at"), "files", ["tenant_id", "created_at"], unique=False
     )
+    for name, column, condition in (
+        ("ix_files_expiring", "expires_at", sa.text("deleted_at IS NULL")),
+        ("ix_files_uploading", "created_at", sa.text("status = 'uploading'")),
+    ):
+        op.create_index(
+            name,
+            "files",
+            [column],
+            unique=False,
+            sqlite_where=condition,
+            postgresql_where=condition,
+        )
 
 
 def _index_failures() -> None:
@@ -112,26 +123,15 @@ def _create_commits() -> None:
 
 def _log_results_so_far() -> None:
     """One commit for the results that a batch has already: whoever follows it misses none."""
-    found = op.get_bind().execute(
-        sa.text("SELECT batch_id, idx, created_at FROM results ORDER BY batch_id, idx")
+    dialect = op.get_bind().dialect.name
+    as_array = "json_agg" if dialect == "postgresql" else "json_group_array"
+    op.execute(
+        "INSERT INTO commits"
+        " (batch_id, position, idxs, prompt_tokens, output_tokens, committed_at)"
+        f" SELECT batch_id, 0, {as_array}(idx), 0, 0, max(created_at)"
+        " FROM (SELECT batch_id, idx, created_at FROM results ORDER BY batch_id, idx) AS ordered"
+        " GROUP BY batch_id"
     )
-    idxs: dict[str, list[int]] = defaultdict(list)
-    ended_at: dict[str, float] = {}
-    for batch_id, idx, created_at in found:
-        idxs[batch_id].append(idx)
-        ended_at[batch_id] = max(created_at, ended_at.get(batch_id, created_at))
-    commits = sa.table(
-        "commits",
-        *(sa.column(name) for name in ("batch_id", "position", "prompt_tokens", "output_tokens")),
-        sa.column("idxs", sa.JSON()),
-        sa.column("committed_at"),
-    )
-    none = {"position": 0, "prompt_tokens": 0, "output_tokens": 0}
-    rows = [
-        {"batch_id": batch_id, "idxs": idxs[batch_id], "committed_at": at, **none}
-        for batch_id, at in ended_at.items()
-    ]
-    op.bulk_insert(commits, rows)
 
 
 def _create_model_files() -> None:

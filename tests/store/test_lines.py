@@ -1,0 +1,34 @@
+"""Lines are stored in groups whose memory is bounded, whatever they consist of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from models.generation import ChatMessage, ChatPrompt, Refusal, TextPrompt, TokenPrompt
+from models.params import DecodingParams
+from models.store.lines import grouped
+from models.wire.lines import Line, RefusedLine
+from tests.store.builders import accepted
+
+MANY = 30_000
+PLAIN = accepted(0)
+
+
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [
+        (PLAIN, 1000),
+        (accepted(0, TextPrompt(text="x" * 1_000_000)), 3),
+        (accepted(0, TokenPrompt(token_ids=(1,) * MANY)), 18),
+        (accepted(0, ChatPrompt(messages=(ChatMessage(role="user", content=""),) * MANY)), 1),
+        (replace(PLAIN, params=DecodingParams(stop_token_ids=(1,) * MANY)), 1),
+        (replace(PLAIN, params=DecodingParams(logit_bias=dict.fromkeys(range(MANY), 1.0))), 1),
+        (RefusedLine(1, None, Refusal(code="x", message="y" * 1_000_000)), 3),
+    ],
+    ids=["plain", "text", "tokens", "turns", "stop tokens", "biases", "refusals"],
+)
+def test_a_group_holds_few_lines_when_they_are_large(line: Line, most: int) -> None:
+    n_lines = 2 * most + 1
+    assert [len(group) for group in grouped([line] * n_lines)] == [most, most, 1]
