@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from api.problems import Problem
 from api.validator import find_named
 from models.database import Database
-from models.errors import InputFileError, NotFoundError
+from models.errors import NotFoundError
 from models.estimates import Estimate
 from models.settings import Settings
 from models.store.forecast import ModelSpeed, model_speed, queued_requests
@@ -76,9 +76,7 @@ class Estimator:
     ) -> Forecast:
         with closing(open_input()) as stream:
             upload = UploadedRequests(stream, InputLimits.from_settings(self._settings), name=name)
-            if upload.is_empty:
-                message = f"{name} has no line that is not blank"
-                raise InputFileError(message, code="empty_file")
+            upload.check()
             model = self._find_model(upload.model_name)
             encoder = self._encoder_of(model)
             estimate = Estimate(model.context_tokens, model.max_new_tokens)

@@ -68,9 +68,7 @@ class Validator:
         file = get_file(database, validation.tenant_id, validation.file_id)
         with as_stream(self._pieces(validation, file)) as stream:
             upload = UploadedRequests(stream, limits, name=file.name)
-            if upload.is_empty:
-                message = f"{file.name} has no line that is not blank"
-                raise InputFileError(message, code="empty_file")
+            upload.check()
             model = self._find_model(upload.model_name)
             set_model(database, validation, model)
             tally = Tally()

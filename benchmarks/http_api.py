@@ -1,8 +1,9 @@
 """`python -m benchmarks.http_api [DATABASE_URL]`: how the HTTP API bears a large file and a load.
 
 Uploads and validates a file of 200 MB with 50,000 requests while it watches the server's memory,
-then polls a batch while three of 50,000 run. Prints one JSON document. Without a URL it makes an
-SQLite database of its own; the schema of another one must be there and empty.
+then polls batches while three of 50,000 run, and follows the results of a small one beside them.
+Prints one JSON document. Without a URL it makes an SQLite database of its own; the schema of
+another one must be there and empty.
 """
 
 from __future__ import annotations
@@ -18,18 +19,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
 
 from benchmarks.prepare import DEMO_MODEL, PROJECT
+from models.database import Database, connect_database
+from models.store.commit_log import read_commits
 
 N_REQUESTS = 50_000
+N_FOLLOWED = 500
 LARGE_FILE_BYTES = 200 << 20
 N_BATCHES = 3
 N_POLLS = 300
+POLL_PERIOD_S = 0.05
+FOLLOW_PERIOD_S = 0.25
 MIB = 1 << 20
 
 
@@ -37,30 +45,49 @@ def main() -> None:
     """Measure everything."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        environment = {**os.environ, "NIGHTSHIFT_HOME": name}
-        if len(sys.argv) > 1:
-            environment["NIGHTSHIFT_DATABASE_URL"] = sys.argv[1]
+        database_url = sys.argv[1] if len(sys.argv) > 1 else f"sqlite:///{home / 'nightshift.db'}"
+        settings = {"NIGHTSHIFT_HOME": name, "NIGHTSHIFT_DATABASE_URL": database_url}
+        environment = {**os.environ, **settings}
         command = [sys.executable, "-m", "cli", "model", "add", str(DEMO_MODEL)]
         subprocess.run([*command, "--weights", "int8"], env=environment, cwd=PROJECT, check=True)
-        large = write_file(home / "large.jsonl", LARGE_FILE_BYTES // N_REQUESTS)
-        small = write_file(home / "small.jsonl", 0)
         port = _free_port()
         with _running(environment, "serve", "--no-keys", "--port", str(port)) as server:
             url = f"http://127.0.0.1:{port}"
             _await(lambda: httpx2.get(f"{url}/ready").is_success)
-            with _running(environment, "worker", "--model", "demo-model", "--threads", "1"):
-                _await(lambda: bool(httpx2.get(f"{url}/v1/models").json()["data"]))
+            with (
+                _running(environment, "worker", "--model", "demo-model", "--threads", "1"),
+                # One for all calls: to make a client takes longer than to be answered.
+                httpx2.Client(base_url=url, timeout=600) as client,
+                connect_database(database_url) as database,
+            ):
+                _await(lambda: bool(client.get("/v1/models").json()["data"]))
                 figures = {
-                    "large_file": measure_large(url, large, psutil.Process(server.pid)),
-                    "polls": measure_polls(url, small),
+                    "database": database.dialect,
+                    **measure(client, home, psutil.Process(server.pid), database),
                 }
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
-def write_file(path: Path, line_bytes: int) -> Path:
+def measure(
+    client: httpx2.Client, folder: Path, server: psutil.Process, database: Database
+) -> dict[str, object]:
+    """All figures; the files that they need are written to the folder."""
+    large = write_file(folder / "large.jsonl", N_REQUESTS, LARGE_FILE_BYTES // N_REQUESTS)
+    small = write_file(folder / "small.jsonl", N_REQUESTS)
+    few = write_file(folder / "few.jsonl", N_FOLLOWED)
+    return {
+        "large_file": measure_large(client, large, server),
+        "while_batches_run": {
+            **measure_polls(client, small),
+            "results": measure_results(client, few, database),
+        },
+    }
+
+
+def write_file(path: Path, n_requests: int, line_bytes: int = 0) -> Path:
     """A file of short answers to prompts that fill up lines of `line_bytes`."""
     with path.open("w", encoding="utf-8") as file:
-        for number in range(N_REQUESTS):
+        for number in range(n_requests):
             messages = [{"role": "user", "content": f"What is {number} + 1?"}]
             body = {"model": "demo-model", "messages": messages, "max_tokens": 4}
             start = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions"}
@@ -72,24 +99,22 @@ def write_file(path: Path, line_bytes: int) -> Path:
     return path
 
 
-def measure_large(url: str, path: Path, server: psutil.Process) -> dict[str, object]:
+def measure_large(client: httpx2.Client, path: Path, server: psutil.Process) -> dict[str, object]:
     """Seconds and memory of uploading and of validating; the batch is cancelled then."""
     before = server.memory_info().rss
     with _peak_memory(server) as peak:
         began_s = time.perf_counter()
-        file_id = upload(url, path)
+        file_id = upload(client, path)
         upload_s = time.perf_counter() - began_s
         upload_peak = max(peak)
-        batch = create(url, file_id)
+        batch = create(client, file_id)
         seconds = []
-        while (found := httpx2.get(f"{url}/v1/batches/{batch}").json())["status"] == "validating":
-            began_poll_s = time.perf_counter()
-            httpx2.get(f"{url}/v1/batches/{batch}")
-            seconds.append(time.perf_counter() - began_poll_s)
-            time.sleep(0.1)
+        while (polled := poll(client, batch)).batch["status"] == "validating":
+            seconds.append(polled.seconds)
+            time.sleep(POLL_PERIOD_S)
         validate_s = time.perf_counter() - began_s - upload_s
-    assert found["request_counts"]["total"] == N_REQUESTS, found
-    httpx2.post(f"{url}/v1/batches/{batch}/cancel", timeout=120)
+    assert polled.batch["request_counts"]["total"] == N_REQUESTS, polled.batch
+    client.post(f"/v1/batches/{batch}/cancel").raise_for_status()
     return {
         "bytes": path.stat().st_size,
         "upload_s": round(upload_s, 1),
@@ -100,42 +125,77 @@ def measure_large(url: str, path: Path, server: psutil.Process) -> dict[str, obj
     }
 
 
-def measure_polls(url: str, path: Path) -> dict[str, object]:
-    """Milliseconds of a status poll while the batches run."""
-    batches = [create(url, upload(url, path)) for _ in range(N_BATCHES)]
+def measure_polls(client: httpx2.Client, path: Path) -> dict[str, object]:
+    """Milliseconds of a status poll while the batches run; they go on."""
+    batches = [create(client, upload(client, path)) for _ in range(N_BATCHES)]
     for batch in batches:
-        _await(partial(_runs, url, batch))
+        _await(partial(_runs, client, batch))
     seconds = []
-    with httpx2.Client() as client:
-        for number in range(N_POLLS):
-            began_s = time.perf_counter()
-            client.get(f"{url}/v1/batches/{batches[number % N_BATCHES]}").raise_for_status()
-            seconds.append(time.perf_counter() - began_s)
-            time.sleep(0.05)
-    done = [httpx2.get(f"{url}/v1/batches/{batch}").json()["request_counts"] for batch in batches]
+    for number in range(N_POLLS):
+        polled = poll(client, batches[number % N_BATCHES])
+        seconds.append(polled.seconds)
+        time.sleep(POLL_PERIOD_S)
+    done = [poll(client, batch).batch["request_counts"] for batch in batches]
     return {"poll_ms": _milliseconds(seconds), "counts_after": done}
 
 
-def upload(url: str, path: Path) -> str:
+def measure_results(client: httpx2.Client, path: Path, database: Database) -> dict[str, object]:
+    """From the commit of a result to when a program that looks several times a second has it.
+
+    A worker commits a result within NIGHTSHIFT_MICRO_BATCH_S of its generation.
+    """
+    batch = create(client, upload(client, path), priority=100)
+    seen_at: list[float] = []
+    status = ""
+    while status != "completed" or len(seen_at) < N_FOLLOWED:
+        time.sleep(FOLLOW_PERIOD_S)
+        found = client.get(f"/v1/batches/{batch}/results", params={"after": len(seen_at)})
+        status = found.raise_for_status().headers["x-batch-status"]
+        seen_at += [time.time()] * len(found.content.splitlines())
+    committed_at = [
+        commit.committed_at for commit in read_commits(database, batch) for _ in commit.idxs
+    ]
+    delays = [seen - done for seen, done in zip(seen_at, committed_at, strict=True)]
+    return {
+        "first_readable_before_last_committed_s": round(committed_at[-1] - seen_at[0], 1),
+        "committed_to_readable_ms": _milliseconds(delays),
+        "first_committed_to_readable_ms": round(delays[0] * 1000, 1),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A batch as it was answered, and how long that took."""
+
+    batch: dict[str, Any]
+    seconds: float
+
+
+def poll(client: httpx2.Client, batch: str) -> Polled:
+    """Ask for the batch once."""
+    began_s = time.perf_counter()
+    answer = client.get(f"/v1/batches/{batch}")
+    seconds = time.perf_counter() - began_s
+    return Polled(answer.raise_for_status().json(), seconds)
+
+
+def upload(client: httpx2.Client, path: Path) -> str:
     """The id of the uploaded file."""
     with path.open("rb") as stream:
-        answer = httpx2.post(
-            f"{url}/v1/files",
-            files={"file": (path.name, stream)},
-            data={"purpose": "batch"},
-            timeout=600,
-        )
+        files, purpose = {"file": (path.name, stream)}, {"purpose": "batch"}
+        answer = client.post("/v1/files", files=files, data=purpose)
     return str(answer.raise_for_status().json()["id"])
 
 
-def create(url: str, file_id: str) -> str:
+def create(client: httpx2.Client, file_id: str, priority: int = 0) -> str:
     """The id of a batch of it."""
     body = {
         "input_file_id": file_id,
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
+        "priority": priority,
     }
-    answer = httpx2.post(f"{url}/v1/batches", json=body, timeout=120)
+    answer = client.post("/v1/batches", json=body)
     return str(answer.raise_for_status().json()["id"])
 
 
@@ -171,9 +231,8 @@ def _running(environment: dict[str, str], *arguments: str) -> Iterator[subproces
         process.wait(60)
 
 
-def _runs(url: str, batch: str) -> bool:
-    found: dict[str, object] = httpx2.get(f"{url}/v1/batches/{batch}").json()
-    return found["status"] == "in_progress"
+def _runs(client: httpx2.Client, batch: str) -> bool:
+    return bool(poll(client, batch).batch["status"] == "in_progress")
 
 
 def _await(holds: Callable[[], bool], timeout_s: float = 300) -> None:

@@ -18,6 +18,8 @@ from nightshift.shapes import TERMINAL, Batch, Json, Result
 
 _PAGE = 500  # results of one answer at most
 _PERIOD_S = 1.0  # between two looks at a batch that runs
+_MAX_HOLD_S = 60.0  # that the server lets wait at once
+_COUNTING = httpx2.Timeout(600.0, connect=10.0)  # for an answer that needs every line of a batch
 _TRIES = 20  # after a first answer: a restart of the server may take a minute
 
 
@@ -60,12 +62,14 @@ class Client:
     ) -> Batch:
         """The batch when it has ended, or as it stands after `timeout_s`.
 
-        `on_progress` is called with it every `period_s`. A restart of the server does no harm.
+        `on_progress` is called with it every `period_s`, and every minute at least. A restart of
+        the server does no harm.
         """
         end_s, tries = time.monotonic() + timeout_s, TRIES
         while True:
             asked_s = time.monotonic()
-            hold_s = int(max(0.0, min(period_s, end_s - asked_s)))  # the server answers that late
+            # The server answers that late.
+            hold_s = int(max(0.0, min(period_s, end_s - asked_s, _MAX_HOLD_S)))
             options: Json = {"params": {"wait": hold_s}, "timeout": 60.0 + hold_s}
             batch = self._batch("GET", batch_id, tries=tries, **options)
             tries = _TRIES
@@ -113,15 +117,15 @@ class Client:
 
     def manifest(self, batch_id: str) -> Json:
         """Counts and digests that prove that every request has ended exactly once."""
-        return self.connection.json("GET", _path(batch_id, "/manifest"))
+        return self.connection.json("GET", _path(batch_id, "/manifest"), timeout=_COUNTING)
 
     def estimate(self, asked: Json) -> Json:
         """What a batch would cost: give what would create it; nothing is submitted."""
-        path = "/v1/batches:estimate"
-        return self.connection.json("POST", path, json=asked, repeatable=True)
+        options: Json = {"json": asked, "timeout": _COUNTING, "repeatable": True}
+        return self.connection.json("POST", "/v1/batches:estimate", **options)
 
     def workers(self) -> list[Json]:
-        """The workers that are alive."""
+        """Every worker that has not left, with its speed, its memory and what it works on."""
         return list(self.connection.json("GET", "/v1/workers")["data"])
 
     def _batch(self, method: str, batch_id: str, path: str = "", **options: Any) -> Batch:

@@ -10,7 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
-from models.errors import RequestRefused
+from models.errors import InputFileError, RequestRefused
+from models.wire import refusals
 from models.wire.endpoints import Endpoint
 from models.wire.input import is_jsonl, parse_records
 from models.wire.limits import InputLimits
@@ -32,9 +33,21 @@ class UploadedRequests:
         self._limits = limits
         self._name = name
         self._records = split_jsonl(stream, limits, name=name)
-        self.model_name, read = _peek(islice(self._records, limits.max_requests))
-        self.is_empty = not read
-        self._read = read
+        self.model_name, self._read = _peek(islice(self._records, limits.max_requests))
+
+    def check(self) -> None:
+        """Raise InputFileError when it holds no request, or not one line is a JSON object."""
+        if not self._read:
+            message = f"{self._name} has no line that is not blank"
+            raise InputFileError(message, code="empty_file")
+        first = self._read[0]
+        if isinstance(self._read[-1].content, RequestRefused):
+            raise InputFileError(
+                f"no line of {self._name} is a JSON object; give one request per line "
+                f"(line {first.line_number}: {first.content})",
+                code=refusals.INVALID_LINE,
+                line=first.line_number,
+            )
 
     def lines(self, model_name: str, endpoint: Endpoint | None) -> Iterator[Line]:
         """One line per request, checked against the batch's model and endpoint.

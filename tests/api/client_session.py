@@ -1,17 +1,22 @@
 """A session with the official `openai` client, unmodified: the program that a user would write.
 
-`python client_session.py BASE_URL PROMPTS`; ends with an AssertionError when something is not as
-OpenAI's own API has it. It runs with whichever version of the client is on the path, and knows
-nothing of the project.
+`python client_session.py BASE_URL LOSSY_URL PROMPTS`; LOSSY_URL leads to the same server and loses
+its first answer to a POST of a batch. Ends with an AssertionError when something is not as OpenAI's
+own API has it. It runs with whichever version of the client is on the path, and knows nothing of
+the project.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import queue
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +29,21 @@ N_LISTED = 250
 
 
 def main() -> None:
-    base_url, prompts = sys.argv[1], Path(sys.argv[2])
-    client = OpenAI(base_url=base_url, api_key="none", _strict_response_validation=True)
-    for step in (run_a_batch, list_pages, cancel_a_batch, delete_files, read_errors):
-        step(client, prompts)
-        sys.stdout.write(f"{step.__name__} with openai {openai.__version__}\n")
+    direct, lossy = map(connect, sys.argv[1:3])
+    prompts = Path(sys.argv[3])
+    for step in (run_a_batch, hear_of_its_end, list_pages, cancel_a_batch, delete_files):
+        take(step, direct, prompts)
+    take(repeat_a_call, lossy, prompts)
+    take(read_errors, direct, prompts)
+
+
+def connect(base_url: str) -> OpenAI:
+    return OpenAI(base_url=base_url, api_key="none", _strict_response_validation=True)
+
+
+def take(step: Callable[[OpenAI, Path], None], client: OpenAI, prompts: Path) -> None:
+    step(client, prompts)
+    sys.stdout.write(f"{step.__name__} with openai {openai.__version__}\n")
 
 
 def run_a_batch(client: OpenAI, prompts: Path) -> None:
@@ -67,11 +82,50 @@ def check_lines(client: OpenAI, batch: Any, wanted: list[str]) -> None:
     assert described.bytes == len(client.files.content(batch.output_file_id).content)
 
 
+def hear_of_its_end(client: OpenAI, prompts: Path) -> None:
+    """A receiver is told of a batch's end, and the client verifies who told it.
+
+    The previous client verifies as the newest one does, and has no method that registers.
+    """
+    with receiving() as (url, received):
+        webhook: Any = client.post("/webhooks", cast_to=object, body={"url": url})
+        batch = create(client, upload_one(client, prompts))
+        headers, body = received.get(timeout=DEADLINE_S)
+    secret = webhook["signing_secret"]
+    event: Any = client.webhooks.unwrap(body, headers, secret=secret)
+    assert (event.type, event.data.id) == ("batch.completed", batch.id)
+    assert event.id == headers["webhook-id"]
+    kind = openai.InvalidWebhookSignatureError
+    refused(kind, lambda: client.webhooks.unwrap(body + b" ", headers, secret=secret))
+    refused(kind, lambda: client.webhooks.unwrap(body, headers, secret="whsec_c2VjcmV0"))
+    client.delete(f"/webhooks/{webhook['id']}", cast_to=object)
+
+
+@contextmanager
+def receiving() -> Iterator[tuple[str, queue.Queue[tuple[dict[str, str], bytes]]]]:
+    """A receiver on this machine: its URL, and what it gets."""
+    received: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(204)
+            self.end_headers()
+            received.put(({name.lower(): value for name, value in self.headers.items()}, body))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", received
+        server.shutdown()
+
+
 def list_pages(client: OpenAI, prompts: Path) -> None:
     """Every batch once, newest first, over several pages."""
-    line = prompts.read_bytes().splitlines()[0]
-    file = client.files.create(file=("one.jsonl", line), purpose="batch")
-    created = [create(client, file.id).id for _ in range(N_LISTED)]
+    file_id = upload_one(client, prompts)
+    created = [create(client, file_id).id for _ in range(N_LISTED)]
     listed = [batch.id for batch in client.batches.list(limit=100)]
     assert listed[:N_LISTED] == created[::-1]
     assert len(listed) == len(set(listed)) > N_LISTED
@@ -110,6 +164,14 @@ def delete_files(client: OpenAI, prompts: Path) -> None:
     refused(openai.NotFoundError, lambda: create(client, file.id))
 
 
+def repeat_a_call(client: OpenAI, prompts: Path) -> None:
+    """The client sends a call again by itself when no answer came, and that makes one batch."""
+    file_id = upload_one(client, prompts)
+    made = create(client, file_id)
+    newest = client.batches.list(limit=5).data
+    assert [batch.id for batch in newest if batch.input_file_id == file_id] == [made.id]
+
+
 def read_errors(client: OpenAI, _prompts: Path) -> None:
     """Errors come as the client's own classes, with the envelope's code and parameter."""
     error = refused(openai.NotFoundError, lambda: client.batches.retrieve("batch_none"))
@@ -120,6 +182,12 @@ def read_errors(client: OpenAI, _prompts: Path) -> None:
     )
     assert (error.code, error.param) == ("empty_file", "file")
     assert error.response.headers["x-request-id"]
+
+
+def upload_one(client: OpenAI, prompts: Path) -> str:
+    """The id of a file with one request."""
+    line = prompts.read_bytes().splitlines()[0]
+    return client.files.create(file=("one.jsonl", line), purpose="batch").id
 
 
 def create(client: OpenAI, file_id: str, **more: Any) -> Any:

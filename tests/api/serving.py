@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
-import uvicorn
 
-from api.app import create_app
 from models.database import Database
 from models.settings import load_settings
-from tests.servers import HOST, wait_until
+from tests.servers import HOST
+from tools import serving as tool
 
 EVERYWHERE = "0.0.0.0"
-STOP_TIMEOUT_S = 30
 
 
 @contextmanager
@@ -25,17 +22,8 @@ def serving(database: Database, *, host: str = HOST, **settings: object) -> Iter
     It takes itself to listen on `host`; on loopback it asks for keys only when `settings` say so.
     """
     changes = {"require_keys": host != HOST, **settings}
-    app = create_app(load_settings({}, **changes), database, host=host)
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=0, log_config=None))
-    thread = threading.Thread(target=server.run, name="server")
-    thread.start()
-    try:
-        wait_until(lambda: server.started or not thread.is_alive(), "the server has started")
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://{HOST}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(STOP_TIMEOUT_S)
+    with tool.serving(load_settings({}, **changes), database, host=host) as url:
+        yield url
 
 
 def client(url: str, token: str | None) -> httpx2.Client:

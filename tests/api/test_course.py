@@ -1,4 +1,4 @@
-"""Retrying, pausing and resuming over HTTP."""
+"""Cancelling, retrying, pausing and resuming over HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.store.commit import commit_outcomes
 from models.store.leases import claim_next
 from models.store.views import Batch, Outcome
 from tests.api.running import Json, Served, error_of
-from tests.store.builders import MODEL, TTL_S, answer, submit
+from tests.store.builders import MODEL, TTL_S, answer, finish, submit
 
 REPEAT = {"x-stainless-retry-count": "1"}
 
@@ -105,7 +105,34 @@ def test_a_batch_is_paused_and_resumed(served: Served) -> None:
         assert error_of(answer) == (409, "invalid_state", None)
 
 
-@pytest.mark.parametrize("change", ["retry", "pause", "resume"])
+def test_a_cancelled_batch_is_cancelled_again(served: Served) -> None:
+    batch = submit(served.database, 8)
+    first, again = (served.post(f"/v1/batches/{batch.id}/cancel") for _ in range(2))
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json()["status"] == "cancelled"
+    assert first.json() == again.json()
+
+
+def test_a_batch_that_is_being_cancelled_is_cancelled_again(served: Served) -> None:
+    batch = submit(served.database, 16)
+    lease = claim_next(served.database, MODEL, "w1", ttl_s=TTL_S, only_batch=batch.id)
+    assert lease is not None
+    for _ in range(2):
+        cancelled = served.post(f"/v1/batches/{batch.id}/cancel").json()
+        assert cancelled["status"] == "cancelling"
+    finish(served.database, lease)
+    finalize_batch(served.database, batch.id)
+    ended = served.post(f"/v1/batches/{batch.id}/cancel").json()
+    assert ended["status"] == "cancelled"
+    assert ended["request_counts"] == {"total": 16, "completed": 8, "failed": 8}
+
+
+def test_a_batch_that_ended_otherwise_is_not_cancelled(served: Served, failed: Batch) -> None:
+    answer = served.post(f"/v1/batches/{failed.id}/cancel")
+    assert error_of(answer) == (409, "invalid_state", None)
+
+
+@pytest.mark.parametrize("change", ["cancel", "retry", "pause", "resume"])
 def test_an_unknown_batch_has_no_course(served: Served, change: str) -> None:
     answer = served.post(f"/v1/batches/batch_none/{change}", {})
     assert error_of(answer) == (404, "not_found", None)

@@ -71,6 +71,9 @@ def changed(**values: object) -> bytes:
         (b"[]", "invalid_value", None),
         (b'{"a": 1, "a": 2}', "invalid_json", None),
         (b'{"a": NaN}', "invalid_json", None),
+        (b'{"a": 1e999}', "invalid_json", None),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "invalid_json", None),
+        (b'{"a": "\\u0000"}', "invalid_json", None),
         (b'{"a": "\\ud800"}', "invalid_json", None),
         (b'{"a": "\xff"}', "invalid_json", None),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "invalid_json", None),
@@ -98,9 +101,18 @@ def test_a_bad_body_is_told_in_the_envelope(
     assert set(error) == {"message", "type", "param", "code"}
 
 
-def test_a_body_of_another_kind_is_refused(server: LiveServer) -> None:
-    assert post_batch(server, b"{}", **{"content-type": "text/plain"}).status_code == 415
-    assert post_batch(server, b"x", **{"content-encoding": "gzip"}).status_code == 415
+@pytest.mark.parametrize(
+    "path", ["/v1/batches", "/v1/batches:estimate", "/v1/batches/batch_1/retry", "/v1/webhooks"]
+)
+def test_a_body_of_another_kind_is_refused(server: LiveServer, path: str) -> None:
+    for headers, code in (
+        ({"content-type": "text/plain"}, "unsupported_media_type"),
+        ({"content-type": "multipart/form-data; boundary=b"}, "unsupported_media_type"),
+        ({}, "unsupported_media_type"),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, "unsupported_encoding"),
+    ):
+        answer = httpx2.post(f"{server.url}{path}", content=b"{}", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (415, code)
 
 
 def test_an_endless_body_is_refused(server: LiveServer) -> None:
@@ -127,6 +139,8 @@ def test_an_endless_body_is_refused(server: LiveServer) -> None:
         ("/v1/batches?after=batch_none", 404, "not_found"),
         ("/v1/files?order=up", 400, "invalid_value"),
         ("/v1/files?after=file-none", 404, "not_found"),
+        ("/v1/webhooks/none", 404, "not_found"),
+        ("/v1/webhooks?after=none", 404, "not_found"),
     ],
 )
 def test_what_is_not_there_is_told_in_the_envelope(
@@ -135,6 +149,14 @@ def test_what_is_not_there_is_told_in_the_envelope(
     answer = httpx2.get(f"{server.url}{path}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/files/file-none", "/v1/files/file-none-output", "/v1/webhooks/none"]
+)
+def test_what_is_not_there_cannot_be_deleted(server: LiveServer, path: str) -> None:
+    answer = httpx2.delete(f"{server.url}{path}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_a_method_that_is_not_there_is_told_in_the_envelope(server: LiveServer) -> None:

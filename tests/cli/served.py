@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import uvicorn
-
-from api.app import create_app
 from models.database import Database, connect_database
 from models.settings import load_settings
 from models.store.views import ServedModel
 from models.store.workers import register_model
 from tests.cli.console import Console
-from tests.client.stand_in_routes import add_stand_ins
-from tests.servers import HOST, wait_until
 from tests.store.builders import MODEL
+from tools.serving import serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +43,6 @@ def serve_home(folder: Path, **limits: int) -> Iterator[Served]:
     with connect_database(settings.resolved_database_url, create=True) as database:
         served = ServedModel(key=MODEL, artifact="a" * 64, architecture="llama", context_tokens=512)
         register_model(database, served)
-        with serve(add_stand_ins(create_app(settings, database))) as url:
+        with serving(settings, database) as url:
             remote = Console(folder / "elsewhere", {"NIGHTSHIFT_URL": url})
             yield Served(url, database, Console(home), remote)
-
-
-@contextmanager
-def serve(app: Any) -> Iterator[str]:
-    """An ASGI application behind a free port; yields its URL."""
-    config = uvicorn.Config(app, host=HOST, port=0, log_config=None, ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="server")
-    thread.start()
-    try:
-        wait_until(lambda: server.started or not thread.is_alive(), "the server listens")
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://{HOST}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.cli.console import Console, assert_one_sentence
-from tests.cli.served import serve, serve_home
+from tests.cli.served import serve_home
 from tests.store.builders import submit
+from tools.serving import serving_app
 
 
 def test_a_flag_wins_over_the_environment_and_there_the_server(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_key_that_is_refused_is_named(console: Console) -> None:
         seen.append(request.headers.get("authorization"))
         return error(401, "this key is unknown")
 
-    with serve(Starlette(routes=[Route("/v1/batches", refuse)])) as url:
+    with serving_app(Starlette(routes=[Route("/v1/batches", refuse)])) as url:
         settings = {"NIGHTSHIFT_URL": url, "NIGHTSHIFT_API_KEY": "secret"}
         ended = Console(console.home, settings).call("status")
     assert ended.returncode == 2
@@ -114,7 +115,7 @@ def test_a_limit_is_waited_for(console: Console) -> None:
     def limit(_request: Request) -> Response:
         return answers.pop(0)
 
-    with serve(Starlette(routes=[Route("/v1/batches", limit)])) as url:
+    with serving_app(Starlette(routes=[Route("/v1/batches", limit)])) as url:
         ended = console.call("--url", url, "status", "--json")
     assert (ended.returncode, ended.stdout, answers) == (0, "[]\n", [])
     assert "asks for a pause of 1 s: at most 60 a minute" in ended.stderr
@@ -124,7 +125,7 @@ def test_something_else_at_that_address(console: Console) -> None:
     def page(_request: Request) -> Response:
         return PlainTextResponse("<html>")
 
-    with serve(Starlette(routes=[Route("/v1/batches", page)])) as url:
+    with serving_app(Starlette(routes=[Route("/v1/batches", page)])) as url:
         for command in (("status",), ("status", "batch_1")):
             ended = console.call("--url", url, *command)
             assert ended.returncode == 4

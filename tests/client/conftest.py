@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from tests.cli.conftest import models_home
+from tests.cli.served import Served
+from tests.client.answered import serve_demo
+
+__all__ = ["models_home"]
 
 
 @pytest.fixture
@@ -11,3 +20,10 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     asked: list[float] = []
     monkeypatch.setattr("time.sleep", asked.append)
     return asked
+
+
+@pytest.fixture
+def served(tmp_path: Path, models_home: Path) -> Iterator[Served]:
+    """A real server that knows the demo model; nobody answers yet."""
+    with serve_demo(tmp_path, models_home) as server:
+        yield server
