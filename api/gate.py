@@ -9,13 +9,12 @@ from typing import Final
 from api.problems import Problem
 from api.request_rates import RequestRates
 from models.database import Database
-from models.errors import SettingsError
+from models.errors import DatabaseUnavailable, SettingsError
 from models.settings import Settings
-from models.store.keys import UNLIMITED, KeyLimits, Scope, find_key, note_uses
+from models.store.keys import UNLIMITED, KeyLimits, Scope, find_key, get_key, note_uses
 from models.store.views import DEFAULT_TENANT
 
 LOOPBACK: Final = "127.0.0.1"
-_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _REFUSAL: Final = (
     "the API key is missing, wrong, expired or revoked: send `Authorization: Bearer ns_…` with a "
@@ -32,9 +31,13 @@ class Caller:
     scopes: frozenset[Scope]
     limits: KeyLimits
 
+    def may(self, scope: Scope) -> bool:
+        """Whether the key has the scope."""
+        return scope in self.scopes
+
     def require(self, scope: Scope) -> None:
         """Raise Problem 403 unless the key has the scope."""
-        if scope not in self.scopes:
+        if not self.may(scope):
             message = f"this key may not {scope}: use one that was made with --scopes {scope}"
             raise Problem(403, message, "missing_scope")
 
@@ -67,6 +70,13 @@ class Gate:
             self._rates.count(key.id, key.limits.requests_per_minute)
         return Caller(tenant_id=key.tenant_id, key_id=key.id, scopes=key.scopes, limits=key.limits)
 
+    def still_admits(self, caller: Caller) -> bool:
+        """Whether the key has been neither revoked nor expired since; counts nothing."""
+        try:
+            return caller.key_id is None or get_key(self._database, caller.key_id).is_usable
+        except DatabaseUnavailable:
+            return True  # so far as is known, and nothing is told meanwhile
+
     def note_uses(self) -> None:
         """Write down which keys were used: beside the calls, so that none waits for a writer."""
         used, self._used = self._used, set()
@@ -90,7 +100,7 @@ def needs_keys(settings: Settings, dialect: str, host: str) -> bool:
 
 def is_local_name(name: str | None) -> bool:
     """Whether a host's name always means this machine, whatever a name server says."""
-    return name in _LOCAL_NAMES
+    return name is not None and _is_loopback(name)
 
 
 def _is_loopback(host: str) -> bool:

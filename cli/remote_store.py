@@ -18,7 +18,7 @@ import httpx2
 from cli.model_choice import split_name
 from cli.submission import InputOptions
 from cli.upload import open_upload
-from models.errors import NightshiftError, UnavailableError
+from models.errors import NightshiftError, QueueFull, UnavailableError
 from models.model_key import ModelKey, choose_served
 from models.settings import Settings
 from models.states import ResultStatus
@@ -69,10 +69,9 @@ class RemoteStore:
             file_id = self._connection.json("POST", path, data=purpose, files=parts)["id"]
             try:
                 batch = self._create(file_id, upload.endpoint, order)
-            except UnavailableError:
-                raise  # and the batch may exist, which needs the file
-            except NightshiftError:
-                self._delete(file_id)
+            except NightshiftError as exc:
+                if isinstance(exc, QueueFull) or not isinstance(exc, UnavailableError):
+                    self._delete(file_id)  # otherwise the batch may exist, which needs the file
                 raise
         if batch["input_file_id"] != file_id:  # this was submitted before
             self._delete(file_id)

@@ -47,7 +47,9 @@ def serve(
         keyed = needs_keys(settings, database.dialect, address)
         say(f"listening on http://{host}:{bound_port}")
         say(
-            "API keys are needed" if keyed else "no API key is needed, and only this machine served"
+            "API keys are needed: `nightshift key create NAME` makes one"
+            if keyed
+            else "no API key is needed, and only this machine is served"
         )
         serve_api(settings, database, listening)
 

@@ -7,9 +7,10 @@ NightshiftError                  exit 1
 │   ├── RequestRefused                    one request of a batch; the others run
 │   └── IdempotencyConflict               same idempotency key, other content
 ├── NotFoundError                exit 3   no such batch, model or artifact
-├── UnavailableError             exit 4   a server cannot be reached
+├── UnavailableError             exit 4   a server cannot be reached, or takes no more
 │   ├── DatabaseUnavailable
-│   └── BrokerUnavailable
+│   ├── BrokerUnavailable
+│   └── QueueFull                         a tenant has as much here as its key allows
 ├── ModelError                   exit 5   a model cannot be used
 │   ├── UnsupportedModel                  architecture or configuration
 │   ├── UnsafeModel                       pickled weights, remote code
@@ -17,7 +18,6 @@ NightshiftError                  exit 1
 │   └── HubError                          the Hugging Face Hub refused or is away
 ├── BatchNotCompleted            exit 6   failed, expired or cancelled
 ├── StorageFull                  exit 7   no space for database, registry or output
-├── QueueFull                             a tenant has as much here as its key allows
 ├── StateError                            a forbidden state transition
 ├── LeaseLost                             another worker may hold the chunk now
 ├── KernelsUnavailable                    PyTorch does the same, more slowly
@@ -86,7 +86,7 @@ class NotFoundError(NightshiftError):
 
 
 class UnavailableError(NightshiftError):
-    """A server that is needed cannot be reached."""
+    """A server that is needed cannot be reached, or takes no more for now."""
 
     exit_code: ClassVar[int] = 4
 
@@ -97,6 +97,10 @@ class DatabaseUnavailable(UnavailableError):
 
 class BrokerUnavailable(UnavailableError):
     """Redis cannot be reached or refuses work."""
+
+
+class QueueFull(UnavailableError):
+    """As much waits or is stored as the caller's key allows; wait, or remove something."""
 
 
 class ModelError(NightshiftError):
@@ -131,10 +135,6 @@ class StorageFull(NightshiftError):
     """There is no space left; free some and run the same command again."""
 
     exit_code: ClassVar[int] = 7
-
-
-class QueueFull(NightshiftError):
-    """As much waits or is stored as the caller's key allows; wait, or remove something."""
 
 
 class StateError(NightshiftError):

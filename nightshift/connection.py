@@ -100,6 +100,8 @@ class Connection:
             return self.away(_FOREIGN.format(status), again=again and is_away)
         if status in {401, 403}:
             return errors.SettingsError(f"{message}: see that NIGHTSHIFT_API_KEY is the right key")
+        if code == "queue_full":
+            return errors.QueueFull(message)
         if response.headers.get("x-should-retry") == "false":
             return errors.UnavailableError(message)
         if status == 429 or (is_away and again):

@@ -20,7 +20,7 @@ The whole document with all fields is at `/openapi.json`, and readable at `/docs
 ```python
 from openai import OpenAI
 
-client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="…")
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="ns_…")
 file = client.files.create(file=open("prompts.jsonl", "rb"), purpose="batch")
 batch = client.batches.create(
     input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
@@ -34,7 +34,8 @@ client and with the last of the major version before.
 ## What differs from OpenAI's API
 
 - `completion_window` may be `1h` to `30d`. A batch past it expires and keeps what is done.
-- `priority` (-100 to 100, higher first) orders the batches of one tenant.
+- `priority` (-100 to 100, higher first) orders the batches of one tenant; of equal ones the batch
+  whose window ends earlier comes first.
 - Lines may also have the plain form of [input formats](input-formats.md). One line that cannot be
   used never fails the batch: it ends in the error file.
 - The model of a batch is the one that its first request names, `name` or `name:weights`.
@@ -58,6 +59,25 @@ client and with the last of the major version before.
 
 A POST that makes a batch may be sent again: with an `idempotency-key`, or as the official client
 does it, with `x-stainless-retry-count`, the answer is the batch of the first attempt.
+
+## Keys and limits
+
+`Authorization: Bearer ns_…`, with a key that [`nightshift key create`](deployment.md#api-keys)
+has printed; on the loopback address over SQLite no key is asked for, unless `serve` was started
+with `--keys`. A key belongs to a tenant and shows what belongs to it: another tenant's batch,
+file or webhook is not found (404). Without a usable key the answer is 401 `invalid_api_key`,
+without the scope 403 `missing_scope`: GET needs `read`, everything else, estimates too, needs
+`write`.
+
+| a key may have a limit of | beyond it | `retry-after` |
+| --- | --- | --- |
+| calls within a minute | 429 `rate_limit_exceeded` | the seconds until there is room for one |
+| requests that wait or run | 429 `queue_full` for a new batch or a retry | 60 |
+| bytes of stored files | 429 `queue_full` for an upload, a new batch or a retry | 60 |
+
+`queue_full` also has `x-should-retry: false`: room comes with the end of a batch, which is later
+than the two repeats of the official client. `/health`, `/ready`, `/docs`, `/openapi.json` and
+`/metrics` need no key.
 
 ## Errors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Header
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from api.access import CallerDep
+from api.access import Caller, CallerDep
 from api.services import Services, ServicesDep
 from api.watchers import Sight
 from models.projections import describe_batch
@@ -61,14 +62,20 @@ async def follow(
     sight = await run_in_threadpool(_see, services, batch_id, caller.tenant_id)
     if sight.batch.is_terminal and last_event_id == str(_cursor(sight.batch)):
         return Response(status_code=204)  # a browser would come back for ever otherwise
-    return StreamingResponse(_events(services, sight), headers=_HEADERS, media_type=MEDIA_TYPE)
+    events = _events(services, caller, sight)
+    return StreamingResponse(events, headers=_HEADERS, media_type=MEDIA_TYPE)
 
 
-async def _events(services: Services, sight: Sight) -> AsyncIterator[str]:
+async def _events(services: Services, caller: Caller, sight: Sight) -> AsyncIterator[str]:
+    check_at = time.monotonic() + PING_S
     with services.watchers.watch(sight.batch) as watch:
         yield _event(sight)
         while not sight.batch.is_terminal and not watch.is_over:
             newer = await watch.next(PING_S)
+            if time.monotonic() >= check_at:  # batches outlive keys
+                if not await run_in_threadpool(services.gate.still_admits, caller):
+                    return
+                check_at = time.monotonic() + PING_S
             if newer is not None:
                 sight = newer
                 yield _event(sight)

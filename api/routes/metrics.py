@@ -23,7 +23,7 @@ class _Answer(Response):
 
 
 def may_scrape(request: Request, services: ServicesDep) -> None:
-    """Without a key only this machine, or everybody when a setting says so."""
+    """Only this machine, or everybody when a setting says so; nobody needs a key."""
     if not (services.settings.public_metrics or _is_from_here(request)):
         message = (
             "metrics are told to this machine alone: scrape from here, or set "

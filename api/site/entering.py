@@ -12,6 +12,9 @@ from api.site.failing import PageRoute
 from api.site.forms import FormFields
 from api.site.rendering import RendererDep
 from api.site.session import OwnPage, end_session, start_session
+from models.store.keys import Scope
+
+_UNUSABLE = "this key is wrong, expired or revoked: give another"
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -29,13 +32,13 @@ def sign_in(
     """Look at the key and let the browser keep it."""
     key = fields.get("key", "").strip()
     try:
-        access.caller_of_token(services, key)
+        access.caller_of_token(services, key).require(Scope.READ)
     except Problem as problem:
-        return renderer.page(
-            request, "sign_in.html", status=problem.status, problem=problem.message
-        )
+        message = _UNUSABLE if problem.status == 401 else problem.message
+        return renderer.page(request, "sign_in.html", status=problem.status, problem=message)
     answer = RedirectResponse("/", status_code=303)
-    start_session(request, answer, key)
+    if not services.gate.is_open:
+        start_session(request, answer, key)
     return answer
 
 

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from api.problems import Problem, problem_of
 from api.site.rendering import is_live, renderer_of
+from api.site.session import end_session
 from models.errors import NightshiftError
 
 
@@ -36,8 +37,23 @@ class PageRoute(APIRoute):
 
 
 def _said(request: Request, problem: Problem) -> Response:
-    if problem.status == 401 and request.url.path != "/sign-in" and not is_live(request):
-        return RedirectResponse("/sign-in", status_code=303)
+    if problem.status == 401:
+        return _asked_for_a_key(request, problem)
+    return _shown(request, problem)
+
+
+def _asked_for_a_key(request: Request, problem: Problem) -> Response:
+    """The way to the form; what the browser holds instead of a key is forgotten."""
+    answer: Response
+    if is_live(request):  # a script asks, which would follow a redirect without noticing
+        answer = _shown(request, problem)
+    else:
+        answer = RedirectResponse("/sign-in", status_code=303)
+    end_session(request, answer)
+    return answer
+
+
+def _shown(request: Request, problem: Problem) -> Response:
     page = renderer_of(request).page(
         request, "problem.html", status=problem.status, message=problem.message
     )

@@ -15,17 +15,27 @@ _PREVIEW_CHARACTERS = 240
 _STEP = 10  # per cent: what is said aloud of a batch's progress
 
 
+@dataclass(frozen=True, slots=True)
+class UploadLimit:
+    """The largest file that can be uploaded, and what is said of a larger one."""
+
+    n_bytes: int
+    advice: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLine:
     """One batch, the name of its file, how fast it goes, and the time at the database.
 
-    `can_retry`: it has ended, and failed requests of it could run again.
+    `may_change`: the reader's key allows it; `can_retry`: so it does, and the batch has ended with
+    failed requests that could run again.
     """
 
     batch: Batch
     name: str
     speed: BatchSpeed
     now: float
+    may_change: bool
     can_retry: bool
 
     @property
@@ -67,8 +77,8 @@ class BatchLine:
 
     @property
     def can_stop(self) -> bool:
-        """Whether there is still something to cancel, to pause or to resume."""
-        return self.batch.state in PAUSABLE
+        """Whether there is still something that the reader may cancel, pause or resume."""
+        return self.may_change and self.batch.state in PAUSABLE
 
     @property
     def has_output(self) -> bool:

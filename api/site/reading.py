@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from api.access import Caller
 from api.contents import MEDIA_TYPE, content_response
-from api.services import ServicesDep
+from api.services import Services, ServicesDep
 from api.site.failing import PageRoute
-from api.site.lines import BatchLine, RecordLine
+from api.site.lines import BatchLine, RecordLine, UploadLimit
 from api.site.plot import plot_of
+from api.site.quantities import size
 from api.site.rendering import RendererDep
 from api.site.session import PageCaller
 from models.database import Database
@@ -22,6 +24,8 @@ from models.store.batches import get_batch, list_batches
 from models.store.charts import latest_timings, token_series
 from models.store.failures import failures_by_reason, with_retryable
 from models.store.files import file_names, files_with_content
+from models.store.keys import Scope
+from models.store.queue_room import room_bytes
 from models.store.record_pages import record_page
 from models.store.results import database_time
 from models.store.speed import batch_speeds
@@ -53,7 +57,7 @@ def show_batches(
     """The batches, newest first; `file` is the one that was just uploaded."""
     database, tenant_id = services.database, caller.tenant_id
     found = list_batches(database, tenant_id=tenant_id, limit=BATCHES_PER_PAGE + 1, after=after)
-    lines = _lines(database, found[:BATCHES_PER_PAGE])
+    lines = _lines(database, found[:BATCHES_PER_PAGE], caller)
     workers = worker_figures(database)
     return renderer.page(
         request,
@@ -65,7 +69,8 @@ def show_batches(
         tokens_per_second=sum(figures.output_tokens_per_second for figures in workers),
         files=files_with_content(database, tenant_id, limit=_FILES_TO_CHOOSE_FROM),
         chosen_file=file,
-        max_file_bytes=services.settings.max_file_bytes,
+        may_write=caller.may(Scope.WRITE),
+        upload_limit=_upload_limit(services, caller),
         endpoints=tuple(Endpoint),
         windows=WINDOWS,
     )
@@ -97,7 +102,7 @@ def show_batch(
     return renderer.page(
         request,
         "batch.html",
-        line=_lines(database, [batch])[0],
+        line=_lines(database, [batch], caller)[0],
         plot=None if series is None else plot_of(series),
         timings=latest_timings(database, batch.id),
         failures=failures_by_reason(database, batch.id) if batch.failed else (),
@@ -143,17 +148,32 @@ def show_workers(
     )
 
 
-def _lines(database: Database, batches: Sequence[Batch]) -> list[BatchLine]:
+def _upload_limit(services: Services, caller: Caller) -> UploadLimit:
+    """The server's own limit, or what the key leaves of it."""
+    most = services.settings.max_file_bytes
+    room = room_bytes(services.database, caller.tenant_id, caller.limits)
+    if room is None or room >= most:
+        return UploadLimit(most, "the file is too large: split it")
+    return UploadLimit(
+        room,
+        f"this key may store {size(room)} more: make a smaller file, or wait until a batch has "
+        "ended",
+    )
+
+
+def _lines(database: Database, batches: Sequence[Batch], caller: Caller) -> list[BatchLine]:
     names = file_names(database, {batch.file_id for batch in batches})
     speeds, now = batch_speeds(database, batches), database_time(database)
     ended_badly = [batch.id for batch in batches if batch.is_terminal and batch.failed]
-    retryable = with_retryable(database, ended_badly) if ended_badly else set()
+    may_change = caller.may(Scope.WRITE)
+    retryable = with_retryable(database, ended_badly) if ended_badly and may_change else set()
     return [
         BatchLine(
             batch=batch,
             name=names.get(batch.file_id) or batch.id,
             speed=speeds[batch.id],
             now=now,
+            may_change=may_change,
             can_retry=batch.id in retryable,
         )
         for batch in batches

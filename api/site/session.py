@@ -27,15 +27,13 @@ def is_signed_in(request: Request) -> bool:
 def start_session(request: Request, response: Response, token: str) -> None:
     """Let the browser send the key with every request, until it is closed."""
     response.set_cookie(
-        COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        COOKIE, token, httponly=True, samesite="strict", secure=_is_encrypted(request)
     )
 
 
 def end_session(request: Request, response: Response) -> None:
     """Let the browser forget the key."""
-    response.delete_cookie(
-        COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_is_encrypted(request))
 
 
 def require_own_page(request: Request) -> None:
@@ -43,6 +41,11 @@ def require_own_page(request: Request) -> None:
     host = _origin(request).netloc
     if not host or host != request.headers.get("host"):
         raise Problem(403, "this did not come from Nightshift's own page: open it anew", "origin")
+
+
+def _is_encrypted(request: Request) -> bool:
+    """Whether the browser came over https, also when a proxy took that off."""
+    return "https" in (_origin(request).scheme, request.url.scheme)
 
 
 def _origin(request: Request) -> SplitResult:

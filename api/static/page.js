@@ -6,11 +6,16 @@ const PERIOD_MS = 2000;
 
 // --- what has changed --------------------------------------------------------------------------
 
+// Gives the seconds that the server wants to be left alone for.
 async function refresh() {
   const address = new URL(location.href);
   address.searchParams.set('live', '1');
   const response = await fetch(address, { cache: 'no-store' });
-  if (response.status === 401) return location.assign('/sign-in');
+  if (response.status === 401) {
+    location.assign('/sign-in');
+    return 0;
+  }
+  if (response.status === 429) return Number(response.headers.get('retry-after'));
   if (!response.ok) throw new Error(`status ${response.status}`);
   const fresh = new DOMParser().parseFromString(await response.text(), 'text/html');
   keepingFocus(() => {
@@ -19,6 +24,7 @@ async function refresh() {
       if (wanted) change(part, wanted);
     }
   });
+  return 0;
 }
 
 // Turns one element into another and touches only what differs: focus, selection, scroll
@@ -71,12 +77,15 @@ function keepingFocus(work) {
 }
 
 async function follow() {
+  let pauseMs = PERIOD_MS;
   while (document.querySelector('[data-live]')) {
-    await new Promise((resolve) => setTimeout(resolve, PERIOD_MS));
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    pauseMs = PERIOD_MS;
     if (document.hidden) continue;
     try {
-      await refresh();
-      say('connection', '');
+      const wanted = await refresh();
+      pauseMs = Math.max(PERIOD_MS, wanted * 1000);
+      say('connection', wanted ? `This key is at its limit: the page goes on in ${wanted} s.` : '');
     } catch {
       say('connection', 'The server does not answer: trying again.');
     }
@@ -108,7 +117,7 @@ async function submit(form) {
   const file = form.querySelector('input[type=file]');
   // The server would break such an upload off, and then no browser shows what it said.
   if (file && file.files[0].size > Number(file.dataset.maxBytes)) {
-    throw new Error('the file is too large: split it');
+    throw new Error(file.dataset.tooLarge);
   }
   const { status, responseURL, responseText } = await send(form);
   if (status >= 400) throw new Error(problemIn(responseText));

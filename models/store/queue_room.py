@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 
+from models.database import Database
 from models.errors import QueueFull
 from models.states import BatchState, is_terminal
 from models.store.keys import KeyLimits
@@ -68,6 +69,14 @@ def check_stored_bytes(connection: Connection, tenant_id: str, limits: KeyLimits
             f"{stored} bytes of files would be stored, and this key may have {most}: delete files, "
             "or try again when a batch has ended"
         )
+
+
+def room_bytes(database: Database, tenant_id: str, limits: KeyLimits) -> int | None:
+    """How many more bytes the limits allow to store; None: any number."""
+    if limits.max_queued_bytes is None:
+        return None
+    with database.read() as connection:
+        return max(0, limits.max_queued_bytes - _count(connection, _stored_bytes(tenant_id)))
 
 
 def _one_at_a_time(connection: Connection, tenant_id: str) -> None:

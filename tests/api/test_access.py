@@ -2,127 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 import pytest
-from fastapi.routing import iter_route_contexts
 
 from api.app import create_app
 from api.gate import needs_keys
+from api.site.session import COOKIE
 from models.database import Database
 from models.errors import SettingsError
 from models.settings import Settings
+from models.states import BatchState
+from models.store.batches import get_batch, list_batches
 from models.store.keys import NewKey, Scope, create_key, get_key, revoke_key
+from tests.api.operations import (
+    CREATE,
+    make_key,
+    operations,
+    own_something,
+    refusal,
+    run_something,
+    visitor,
+)
 from tests.api.serving import client, serving
 from tests.servers import wait_until
 
-PUBLIC = {"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
-SHARED = {"model"}  # path parameters that name what all tenants see
-LINES = b"".join(
-    b'{"custom_id":"r%d","method":"POST","url":"/v1/chat/completions","body":{"model":"demo",'
-    b'"messages":[{"role":"user","content":"x"}]}}\n' % number
-    for number in range(2)
-)
-CREATE = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-
-
-def make_key(database: Database, tenant_id: str = "mine", *scopes: Scope) -> str:
-    new = NewKey(name="test", tenant_id=tenant_id, scopes=frozenset(scopes or Scope))
-    return create_key(database, new)[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """The ids of what one tenant has, all of it readable."""
-
-    batch_id: str
-    file_id: str
-    error_file_id: str
-
-    def of(self, name: str) -> list[str]:
-        """What a path parameter of that name could be."""
-        known = {"batch_id": [self.batch_id], "file_id": [self.file_id, self.error_file_id]}
-        assert name in known, f"a new kind of id: say here what {name} could be"
-        return known[name]
-
-
-def own_something(url: str, token: str) -> Owned:
-    """A file, and a batch of it that was cancelled, so that it has an error file."""
-    with client(url, token) as session:
-        file_id = upload(session, LINES).json()["id"]
-        batch = session.post("/v1/batches", json={"input_file_id": file_id, **CREATE}).json()
-        at = f"/v1/batches/{batch['id']}"
-        wait_until(lambda: session.get(at).json()["status"] == "in_progress", "it is validated")
-        ended = session.post(f"{at}/cancel").json()
-        assert ended["status"] == "cancelled"
-        return Owned(batch["id"], file_id, ended["error_file_id"])
-
-
-def upload(session: httpx2.Client, content: bytes) -> httpx2.Response:
-    files = {"file": ("in.jsonl", content)}
-    return session.post("/v1/files", files=files, data={"purpose": "batch"})
-
-
-def operations(database: Database) -> list[tuple[str, str, list[str]]]:
-    """Method, path and path parameters of everything that needs a key."""
-    found = []
-    for route in iter_route_contexts(create_app(Settings(), database).routes):
-        assert route.path is not None
-        if route.path not in PUBLIC:
-            names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
-            found += [(method, route.path, names) for method in sorted(route.methods or ())]
-    assert len(found) >= 10
-    return found
+ODD = {"content-type": "x"}
 
 
 def test_no_route_shows_or_changes_another_tenants_rows(database: Database, url: str) -> None:
-    theirs_token = make_key(database, "theirs")
-    theirs = own_something(url, theirs_token)
-    with client(url, make_key(database)) as mine, client(url, theirs_token) as owner:
-        for method, path, names in operations(database):
-            owned = [name for name in names if name not in SHARED]
-            if not owned:
-                continue
-            (name,) = owned
-            for identity in theirs.of(name):
-                at = path.replace(f"{{{name}}}", identity)
-                answer = mine.request(method, at)
-                told = (answer.status_code, answer.json()["error"]["code"])
-                assert told == (404, "not_found"), f"{method} {path}"
-                if method == "GET":
-                    assert owner.get(at).status_code == 200
-        assert owner.get(f"/v1/files/{theirs.file_id}/content").content == LINES
+    token = make_key(database, "theirs")
+    theirs = own_something(database, url, token, "theirs")
+    owned = [each for each in operations(database) if each.id_names]
+    with visitor(url, make_key(database)) as mine, visitor(url, token) as owner:
+        for operation in owned:
+            for at in operation.addresses(theirs.all_ids()):
+                for query in ({}, {"wait": "0.1"}, {"live": "1"}):
+                    status, told = refusal(operation.send(mine, at, **query))
+                    assert status == 404, f"{operation.method} {at}"
+                    assert told.startswith("there is no " if operation.is_page else "not_found")
+        for operation in owned:
+            if operation.method == "GET":
+                for at in operation.addresses(theirs.ids()):
+                    assert operation.send(owner, at).status_code == 200, at
+    running = get_batch(database, theirs.running_id, "theirs")
+    assert (running.state, running.is_paused) == (BatchState.IN_PROGRESS, False)
+    assert len(list_batches(database, tenant_id="theirs")) == 2
 
 
 def test_no_list_shows_another_tenants_rows(database: Database, url: str) -> None:
-    theirs = own_something(url, make_key(database, "theirs"))
-    ids = (theirs.batch_id, theirs.file_id, theirs.error_file_id)
-    with client(url, make_key(database)) as mine:
-        for method, path, names in operations(database):
-            if method == "GET" and not names:
-                shown = mine.get(path)
-                assert shown.status_code == 200
-                assert not any(identity in shown.text for identity in ids), path
-                for identity in ids:
-                    after = mine.get(path, params={"after": identity})
-                    assert after.status_code in {200, 404}
-                    assert not after.json().get("data") or after.json() == shown.json(), path
+    token = make_key(database, "theirs")
+    theirs = own_something(database, url, token, "theirs")
+    ids = {each for found in theirs.all_ids().values() for each in found}
+    secrets = (*ids, "secret.jsonl")
+    seen = ""
+    with visitor(url, make_key(database)) as mine, visitor(url, token) as owner:
+        for operation in operations(database):
+            if operation.method == "GET" and "{" not in operation.path:
+                seen += operation.send(owner).text
+                for query in ({}, *({"after": each, "file": each} for each in ids)):
+                    shown = operation.send(mine, **query)
+                    assert shown.status_code in {200, 404}, operation.path
+                    if shown.status_code == 200:
+                        assert not any(secret in shown.text for secret in secrets), operation.path
+    assert all(secret in seen for secret in secrets)
 
 
 def test_no_body_can_name_another_tenants_rows(database: Database, url: str) -> None:
     """Every field of a body that is an id is tried; a new one has to be entered here."""
-    theirs = own_something(url, make_key(database, "theirs"))
+    theirs = own_something(database, url, make_key(database, "theirs"), "theirs")
+    named = {"input_file_id": theirs.file_id}
     bodies = {
-        ("/v1/batches", "input_file_id"): {"input_file_id": theirs.file_id, **CREATE},
+        ("/v1/batches", "input_file_id"): {**named, **CREATE},
+        ("/v1/batches:estimate", "input_file_id"): named,
     }
     assert id_fields(database) == set(bodies)
-    with client(url, make_key(database)) as mine:
+    with visitor(url, make_key(database)) as mine:
         for (path, name), body in bodies.items():
             answer = mine.post(path, json=body)
             told = (answer.status_code, answer.json()["error"]["param"])
             assert told == (404, name)
+        assert refusal(mine.post("/batches", data={**named, **CREATE}))[0] == 404
 
 
 def id_fields(database: Database) -> set[tuple[str, str]]:
@@ -145,18 +105,45 @@ def test_without_a_usable_key_every_route_says_the_same(database: Database, url:
     refused = [None, "x", "ns_", f"ns_{key_id}_{'0' * 64}", f"ns_{'0' * 16}_{'0' * 64}"]
     told = set()
     for given in [*refused, revoked, expired[1]]:
-        with client(url, given) as session:
+        with visitor(url, given) as session:
             told.add((session.get("/v1/batches").status_code, session.get("/v1/batches").text))
+            assert session.get("/").headers["location"] == "/sign-in"
     ((status, text),) = told
     assert status == 401 and '"invalid_api_key"' in text
-    with client(url, None) as session:
-        for method, path, _ in operations(database):
-            answer = session.request(method, path, content=b"{", headers={"content-type": "x"})
-            assert (answer.status_code, answer.text) == (401, text), f"{method} {path}"
-            assert answer.headers["www-authenticate"] == "Bearer"
+    with visitor(url, None) as session:
+        for operation in operations(database):
+            answer = session.request(operation.method, operation.path, content=b"{", headers=ODD)
+            at = f"{operation.method} {operation.path}"
+            if operation.is_page:
+                assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in"), at
+                assert operation.send(session, live="1").status_code == 401, at
+            else:
+                assert (answer.status_code, answer.text) == (401, text), at
+                assert answer.headers["www-authenticate"] == "Bearer"
         assert session.get("/health").status_code == session.get("/ready").status_code == 200
         basic = session.get("/v1/batches", headers={"authorization": f"Basic {token}"})
         assert basic.status_code == 401
+
+
+def test_a_browsers_cookie_opens_the_page_alone(database: Database, url: str) -> None:
+    """Forms of other sites could make a browser send it to the API."""
+    token = make_key(database)
+    with client(url, None) as session:
+        cookie = {"cookie": f"{COOKIE}={token}"}
+        assert session.get("/", headers=cookie).status_code == 200
+        assert session.get("/v1/batches", headers=cookie).status_code == 401
+    with client(url, token) as session:
+        assert session.get("/v1/batches").status_code == 200
+        assert session.get("/").headers["location"] == "/sign-in"
+
+
+def test_forms_of_other_sites_are_refused_whatever_the_key(database: Database, url: str) -> None:
+    with visitor(url, make_key(database)) as session:
+        session.headers["origin"] = "https://evil.example"
+        for operation in operations(database):
+            if operation.is_page and operation.method == "POST":
+                status, told = refusal(operation.send(session))
+                assert (status, "own page" in told) == (403, True), operation.path
 
 
 def test_a_revoked_key_is_refused_from_the_next_call_on(database: Database, url: str) -> None:
@@ -167,16 +154,34 @@ def test_a_revoked_key_is_refused_from_the_next_call_on(database: Database, url:
         assert session.get("/v1/files").status_code == 401
 
 
+def test_a_stream_of_events_ends_with_its_key(
+    monkeypatch: pytest.MonkeyPatch, database: Database, url: str
+) -> None:
+    monkeypatch.setattr("api.routes.events.PING_S", 0.05)
+    token = make_key(database)
+    batch = run_something(database, "mine")
+    with (
+        client(url, token) as session,
+        session.stream("GET", f"/v1/batches/{batch.id}/events") as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines) == "event: batch"
+        revoke_key(database, token.split("_")[1])
+        assert not any(line.startswith("event") for line in lines)
+
+
 def test_reading_and_writing_are_scopes_of_their_own(database: Database, url: str) -> None:
     reader = make_key(database, "mine", Scope.READ)
     writer = make_key(database, "mine", Scope.WRITE)
-    with client(url, reader) as reading, client(url, writer) as writing:
-        for method, path, _ in operations(database):
-            allowed, barred = (reading, writing) if method == "GET" else (writing, reading)
-            answer = barred.request(method, path)
-            told = (answer.status_code, answer.json()["error"]["code"])
-            assert told == (403, "missing_scope"), f"{method} {path}"
-            assert allowed.request(method, path).status_code not in {401, 403}
+    with visitor(url, reader) as reading, visitor(url, writer) as writing:
+        for operation in operations(database):
+            reads = operation.method == "GET"
+            allowed, barred = (reading, writing) if reads else (writing, reading)
+            status, told = refusal(operation.send(barred))
+            at = f"{operation.method} {operation.path}"
+            assert status == 403, at
+            assert ("this key may not" if operation.is_page else "missing_scope") in told, at
+            assert operation.send(allowed).status_code not in {401, 403}, at
 
 
 def test_the_last_use_of_a_key_is_written_down(database: Database, url: str) -> None:
@@ -219,9 +224,11 @@ def test_others_are_never_served_without_keys(host: str) -> None:
         ({}, 200),
         ({"host": "localhost:8000"}, 200),
         ({"host": "[::1]:8000"}, 200),
+        ({"host": "127.0.0.2:8000"}, 200),
         ({"origin": "http://localhost:3000"}, 200),
         ({"host": "evil.example"}, 403),
         ({"host": "localhost.evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example"}, 403),
         ({"host": "[::1"}, 403),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.docker.compose import ROOT, load_services
@@ -16,6 +17,7 @@ from tests.servers import PostgresServer, RedisServer, free_port
 
 ENTRYPOINT = "nightshift"
 README = ROOT / "README.md"
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,18 @@ def test_the_api_of_compose_starts_is_healthy_and_stops(
     command = [port if word == "8000" else word for word in api["command"]]
     with running([ENTRYPOINT, *command], variables, tmp_path / "log") as process:
         process.wait_until_healthy(check, variables)
+        models = f"http://127.0.0.1:{port}/v1/models"
+        assert httpx2.get(models).status_code == 401
+        headers = {"authorization": f"Bearer {run(first_key(), variables).strip()}"}
+        assert httpx2.get(models, headers=headers).status_code == 200
         assert process.terminate(seconds(api["stop_grace_period"])) == 0
+
+
+def first_key() -> list[str]:
+    """What the page on deployment runs inside the container of the API."""
+    lines = [line.split() for block in shell_blocks(DEPLOYMENT) for line in block]
+    (words,) = (words for words in lines if words[:4] == ["docker", "compose", "exec", "api"])
+    return words[4:]
 
 
 def test_migrate_and_worker_of_compose_start_work_and_stop(

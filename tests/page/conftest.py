@@ -35,9 +35,26 @@ def url(tmp_path: Path, database: Database) -> Iterator[str]:
 
 
 @pytest.fixture
+def keyed_url(tmp_path: Path, database: Database) -> Iterator[str]:
+    """Of a server that asks for keys."""
+    with serving(Settings(home=tmp_path, require_keys=True), database) as address:
+        yield address
+
+
+@pytest.fixture
 def visitor(browser: Browser, url: str) -> Iterator[Visitor]:
     """Opens pages, and fails the test when any of them complained on its console."""
-    guest = Visitor(browser, url)
-    yield guest
-    guest.leave()
-    assert guest.complaints == []
+    yield from _watched(browser, url)
+
+
+@pytest.fixture
+def guest(browser: Browser, keyed_url: str) -> Iterator[Visitor]:
+    """A visitor of the server that asks for keys."""
+    yield from _watched(browser, keyed_url)
+
+
+def _watched(browser: Browser, url: str) -> Iterator[Visitor]:
+    visitor = Visitor(browser, url)
+    yield visitor
+    visitor.leave()
+    assert visitor.complaints == []
