@@ -24,7 +24,7 @@ from tests.api.serving import serving
 from tests.servers import wait_until
 from tests.store.builders import rows, submit, work_off
 
-OPEN = {"webhooks": True, "webhook_private_addresses": True}
+OPEN: dict[str, Any] = {"webhooks": True, "webhook_private_addresses": True}
 ALL = tuple(WebhookEvent)
 
 

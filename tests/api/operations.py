@@ -76,12 +76,11 @@ class Operation:
 
     def send(self, session: httpx2.Client, at: str | None = None, **query: str) -> httpx2.Response:
         """The answer, for a body that is none but of the right kind."""
-        content, headers = None, {}
-        if self.method == "POST":
-            content, headers = (b"", FORM) if self.is_page else (b"{}", JSON)
-        return session.request(
-            self.method, at or self.path, params=query, content=content, headers=headers
-        )
+        at = at or self.path
+        if self.method != "POST":
+            return session.request(self.method, at, params=query)
+        content, headers = (b"", FORM) if self.is_page else (b"{}", JSON)
+        return session.post(at, params=query, content=content, headers=headers)
 
 
 def operations(database: Database) -> list[Operation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_a_full_queue_takes_no_more_requests_whichever_way(database: Database, u
         ended = cancelled(session, body)
         running = session.post("/v1/batches", json=body).json()["id"]
         inline = {"requests": [json.loads(line) for line in LINES.splitlines()], **CREATE}
-        ways = [
+        ways: list[Callable[[], httpx2.Response]] = [
             lambda: session.post("/v1/batches", json=body),
             lambda: session.post("/v1/batches", json=inline),
             lambda: session.post(f"/v1/batches/{ended}/retry", json={}),
