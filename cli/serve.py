@@ -55,18 +55,21 @@ def serve(
 
 
 def _register_models(database: Database, registry: Registry) -> None:
-    """Let batches name what is here, before the first worker of it has started.
+    """Let batches name what is here, and be estimated, before the first worker of it has started.
 
     What a worker has entered stays: its artifact may be another one.
     """
+    from models.store.model_files import keep_model_files
     from models.store.workers import list_models, register_model
+    from worker.llm.resolved_tokenizer import kept_files
 
-    known = {model.key for model in list_models(database)}
+    known = {model.key: model.artifact for model in list_models(database)}
     for entry in registry.entries():
-        if entry.key in known:
-            continue
         try:
-            register_model(database, _served(entry))
+            if entry.key not in known:
+                register_model(database, _served(entry))
+            if known.get(entry.key, entry.digest) == entry.digest:
+                keep_model_files(database, entry.key, entry.digest, kept_files(entry.folder))
         except (ModelError, NotFoundError) as exc:
             _log.warning("model %s cannot be served: %s", entry.key, exc)
 
@@ -75,11 +78,13 @@ def _served(entry: RegistryEntry) -> ServedModel:
     """The model as a worker of this artifact would enter it."""
     from models.store.views import ServedModel
     from worker.llm.config import read_model_config
+    from worker.llm.generation_defaults import read_generation_defaults
 
     return ServedModel(
         key=entry.key,
         artifact=entry.digest,
         architecture=entry.architecture,
         context_tokens=read_model_config(entry.folder).max_position_embeddings,
+        max_new_tokens=read_generation_defaults(entry.folder).max_new_tokens,
         source=entry.source,
     )

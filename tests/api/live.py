@@ -86,4 +86,4 @@ def _is_ready(server: LiveServer) -> bool:
 
 def _serves(server: LiveServer, worker: Program) -> bool:
     worker.check()
-    return bool(httpx2.get(f"{server.url}/v1/models").json()["data"])
+    return any(found["live"] for found in httpx2.get(f"{server.url}/v1/workers").json()["data"])

@@ -175,12 +175,12 @@ def test_a_model_whose_tokenizer_is_not_known_is_told(served: Served) -> None:
 
 
 def test_a_worker_counts_the_same(demo_console: Console) -> None:
-    """From a worker that has just registered to the tokens of the batch that was estimated."""
+    """From an estimate before the first worker has started to the tokens of the batch itself."""
     requests = [
         line(n, question, model="demo-model", max_tokens=2) for n, question in enumerate(QUESTIONS)
     ]
     body = {"requests": requests, "endpoint": CHAT, "completion_window": "24h"}
-    with live_server(demo_console) as server, live_worker(demo_console, server):
+    with live_server(demo_console) as server:
         told = httpx2.post(f"{server.url}/v1/batches:estimate", json=body, timeout=60).json()
         batch = httpx2.post(f"{server.url}/v1/batches", json=body).json()
 
@@ -189,7 +189,8 @@ def test_a_worker_counts_the_same(demo_console: Console) -> None:
                 httpx2.get(f"{server.url}/v1/batches/{batch['id']}?wait=5", timeout=60).json()
             )
 
-        wait_until(lambda: now()["status"] == "completed", "the batch is completed")
+        with live_worker(demo_console, server):
+            wait_until(lambda: now()["status"] == "completed", "the batch is completed")
         ended = now()
     assert ended["usage"]["input_tokens"] == told["tokens"]["prompt"] > 0
     assert ended["usage"]["output_tokens"] <= told["tokens"]["output_at_most"] == 8

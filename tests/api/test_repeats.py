@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from openai import OpenAI
 
 from tests.api.losing import Losing, losing
 from tests.api.running import Served
-from tests.store.builders import CHAT
 
+CHAT: Final = "/v1/chat/completions"
 PATH = "/v1/batches"
 
 

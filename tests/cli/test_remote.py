@@ -208,7 +208,7 @@ def test_retry(served: Served) -> None:
 
 
 def test_a_batch_that_cannot_be_retried(history: History) -> None:
-    for kind, reason in (("half_done", "cancel it first"), ("failed", "no failed request")):
+    for kind, reason in (("half_done", "cancel it first"), ("failed", "no request that failed")):
         ended = history.served.both("retry", history.batches[kind].id)
         assert ended.returncode == 2
         assert_one_sentence(ended, reason)
