@@ -36,16 +36,16 @@ def end_session(request: Request, response: Response) -> None:
     response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_is_encrypted(request))
 
 
+def _is_encrypted(request: Request) -> bool:
+    """Whether the browser came over https, also when a proxy took that off."""
+    return "https" in (_origin(request).scheme, request.url.scheme)
+
+
 def require_own_page(request: Request) -> None:
     """Raise Problem 403 unless a form of this very site sent the request."""
     host = _origin(request).netloc
     if not host or host != request.headers.get("host"):
         raise Problem(403, "this did not come from Nightshift's own page: open it anew", "origin")
-
-
-def _is_encrypted(request: Request) -> bool:
-    """Whether the browser came over https, also when a proxy took that off."""
-    return "https" in (_origin(request).scheme, request.url.scheme)
 
 
 def _origin(request: Request) -> SplitResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from openai import OpenAI
@@ -24,7 +24,7 @@ from tests.api.serving import serving
 from tests.servers import wait_until
 from tests.store.builders import rows, submit, work_off
 
-OPEN: dict[str, Any] = {"webhooks": True, "webhook_private_addresses": True}
+OPEN: Final[dict[str, Any]] = {"webhooks": True, "webhook_private_addresses": True}
 ALL = tuple(WebhookEvent)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +72,21 @@ def losing(server_url: str, path: str, *, delayed: bool = False) -> Iterator[Los
                 return list(both.map(forward, proxy.calls))[-1]
         return forward(call)
 
+    server = ThreadingHTTPServer((HOST, 0), _handler(answer_to))
+    proxy = Losing(f"http://{HOST}:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="losing")
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _handler(answer_to: Callable[[Call], httpx2.Response | None]) -> type[BaseHTTPRequestHandler]:
+    """Serves connections with one call each."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -95,16 +110,7 @@ def losing(server_url: str, path: str, *, delayed: bool = False) -> Iterator[Los
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer((HOST, 0), Handler)
-    proxy = Losing(f"http://{HOST}:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="losing")
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return Handler
 
 
 def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:

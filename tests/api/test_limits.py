@@ -84,24 +84,40 @@ def test_a_broker_that_was_never_there_stops_nobody(database: Database, tmp_path
         assert [session.get("/v1/files").status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_opening_the_page_counts_too(database: Database, url: str) -> None:
-    with visitor(url, make_key(database, requests_per_minute=2)) as session:
-        session.get("/v1/files")
-        assert session.get("/workers").status_code == 200
-        for query in ({}, {"live": "1"}):
-            limited = session.get("/", params=query)
-            assert refusal(limited)[0] == 429
-            assert "2 times a minute" in refusal(limited)[1]
-            assert 1 <= int(limited.headers["retry-after"]) <= MINUTE
-        assert session.get("/sign-in").status_code == 200
+def test_a_full_queue_takes_no_more_batches(database: Database, url: str) -> None:
+    with client(url, make_key(database, max_queued_requests=3)) as session:
+        body = {"input_file_id": upload(session, LINES).json()["id"], **CREATE}
+        first = session.post("/v1/batches", json=body).json()
+        full = session.post("/v1/batches", json=body)
+        assert refusal(full) == (429, "queue_full")
+        assert full.headers["retry-after"]
+        assert full.headers["x-should-retry"] == "false"
+        session.post(f"/v1/batches/{first['id']}/cancel")
+        assert session.post("/v1/batches", json=body).status_code == 200
 
 
-def test_a_call_counts_once_whatever_it_brings(database: Database, url: str) -> None:
-    asked = {"requests": [json.loads(line) for line in LINES.splitlines()] * 5000}
-    with client(url, make_key(database, requests_per_minute=2)) as session:
-        answers = [session.post("/v1/batches:estimate", json=asked) for _ in range(3)]
-    codes = ["tokenizer_unknown", "tokenizer_unknown", "rate_limit_exceeded"]
-    assert [refusal(answer)[1] for answer in answers] == codes
+@pytest.mark.parametrize("size", [PART_BYTES, 3 * PART_BYTES])
+@pytest.mark.parametrize("path", ["/v1/files", "/files"])
+def test_uploads_beyond_the_limit_are_refused_and_leave_nothing(
+    database: Database, tmp_path: Path, size: int, path: str
+) -> None:
+    token = make_key(database, max_queued_bytes=2 * PART_BYTES)
+    with serving(database, host=EVERYWHERE, home=tmp_path) as url, visitor(url, token) as session:
+        kept = upload(session, b"x" * (PART_BYTES + 1)).json()["id"]
+        status, told = refusal(upload(session, b"y" * size, path))
+        assert status == 429 and (told == "queue_full" or "bytes of files would be" in told)
+        assert (count(database, files), count(database, file_parts)) == (1, 2)
+        session.delete(f"/v1/files/{kept}")
+        assert upload(session, b"y" * PART_BYTES, path).status_code in {200, 303}
+
+
+def test_requests_given_without_a_file_count_as_bytes(database: Database, url: str) -> None:
+    with client(url, make_key(database, max_queued_bytes=2 * len(LINES) - 1)) as session:
+        requests = [json.loads(line) for line in LINES.splitlines()]
+        refused = session.post("/v1/batches", json={"requests": requests * 2, **CREATE})
+        assert refusal(refused) == (429, "queue_full")
+        assert (count(database, file_parts), count(database, batches)) == (0, 0)
+        assert session.post("/v1/batches", json={"requests": requests, **CREATE}).is_success
 
 
 def test_a_full_queue_takes_no_more_requests_whichever_way(database: Database, url: str) -> None:
@@ -151,25 +167,21 @@ def test_a_line_counts_without_its_line_end(database: Database, url: str, conten
             assert answer.status_code == status, answer.text
 
 
-@pytest.mark.parametrize("path", ["/v1/files", "/files"])
-@pytest.mark.parametrize("size", [PART_BYTES, 3 * PART_BYTES])
-def test_uploads_beyond_the_limit_are_refused_and_leave_nothing(
-    database: Database, tmp_path: Path, size: int, path: str
-) -> None:
-    token = make_key(database, max_queued_bytes=2 * PART_BYTES)
-    with serving(database, host=EVERYWHERE, home=tmp_path) as url, visitor(url, token) as session:
-        kept = upload(session, b"x" * (PART_BYTES + 1)).json()["id"]
-        status, told = refusal(upload(session, b"y" * size, path))
-        assert status == 429 and (told == "queue_full" or "bytes of files would be" in told)
-        assert (count(database, files), count(database, file_parts)) == (1, 2)
-        session.delete(f"/v1/files/{kept}")
-        assert upload(session, b"y" * PART_BYTES, path).status_code in {200, 303}
+def test_opening_the_page_counts_too(database: Database, url: str) -> None:
+    with visitor(url, make_key(database, requests_per_minute=2)) as session:
+        session.get("/v1/files")
+        assert session.get("/workers").status_code == 200
+        for query in ({}, {"live": "1"}):
+            limited = session.get("/", params=query)
+            assert refusal(limited)[0] == 429
+            assert "2 times a minute" in refusal(limited)[1]
+            assert 1 <= int(limited.headers["retry-after"]) <= MINUTE
+        assert session.get("/sign-in").status_code == 200
 
 
-def test_requests_given_without_a_file_count_as_bytes(database: Database, url: str) -> None:
-    with client(url, make_key(database, max_queued_bytes=2 * len(LINES) - 1)) as session:
-        requests = [json.loads(line) for line in LINES.splitlines()]
-        refused = session.post("/v1/batches", json={"requests": requests * 2, **CREATE})
-        assert refusal(refused) == (429, "queue_full")
-        assert (count(database, file_parts), count(database, batches)) == (0, 0)
-        assert session.post("/v1/batches", json={"requests": requests, **CREATE}).is_success
+def test_a_call_counts_once_whatever_it_brings(database: Database, url: str) -> None:
+    asked = {"requests": [json.loads(line) for line in LINES.splitlines()] * 5000}
+    with client(url, make_key(database, requests_per_minute=2)) as session:
+        answers = [session.post("/v1/batches:estimate", json=asked) for _ in range(3)]
+    codes = ["tokenizer_unknown", "tokenizer_unknown", "rate_limit_exceeded"]
+    assert [refusal(answer)[1] for answer in answers] == codes

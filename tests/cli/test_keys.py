@@ -22,9 +22,9 @@ def test_a_key_is_made_listed_and_revoked(console: Console) -> None:
     token = made.stdout.strip()
     assert made.stdout == f"{token}\n" and token not in made.stderr
     assert opens(console, token)
-    limits = ["--requests-per-minute", "60", "--max-queued-requests", "9"]
-    limits += ["--max-queued-bytes", "1000000", "--scopes", "read"]
-    other = json.loads(console.succeed("key", "create", "x", *limits, "--json"))
+    limits = ("--requests-per-minute", "60", "--max-queued-requests", "9")
+    more = ("--max-queued-bytes", "1000000", "--scopes", "read")
+    other = json.loads(console.succeed("key", "create", "x", *limits, *more, "--json"))
     assert (other["requests_per_minute"], other["max_queued_requests"]) == (60, 9)
     assert (other["tenant"], other["scopes"], other["expires_at"]) == ("default", ["read"], None)
 
