@@ -20,7 +20,7 @@ from models.tables import requests, results
 from models.wire.lines import AcceptedLine, Line, RefusedLine
 
 _LINES_PER_INSERT: Final = 1000
-_CHARS_PER_INSERT: Final = 2 << 20
+_CHARS_PER_INSERT: Final = 256 << 10  # others wait for a write, not for a file
 _CHARS_PER_PART: Final = 100  # a turn or a token's id takes memory, however short it is
 _MAX_ERRORS: Final = 100  # kept of a batch that failed validation
 _NOT_JSON: Final = "invalid_json_line"
