@@ -174,7 +174,9 @@ def visitor(url: str, token: str | None) -> httpx2.Client:
 
 
 def refusal(answer: httpx2.Response) -> tuple[int, str]:
-    """Status, and the code of the API's error or the page's sentence."""
+    """Status, and the code of the API's error or the page's sentence; empty where none is told."""
+    if not answer.is_error:
+        return answer.status_code, ""
     if "html" not in answer.headers["content-type"]:
         return answer.status_code, answer.json()["error"]["code"]
     (sentence,) = re.findall(r"<p data-problem>(.+?)</p>", answer.text)

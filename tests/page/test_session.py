@@ -102,9 +102,10 @@ def test_a_form_sent_with_a_revoked_key_leads_to_the_sign_in(
 
 
 def test_who_may_only_read_is_offered_nothing_else(database: Database, guest: Visitor) -> None:
-    ended, running = batch_with_failures(database), submit(database, 8)
     key = make_key(database, Scope.READ)
     page = sign_in(guest, key)
+    expect(page.locator("#batches .empty")).to_have_text("No batches yet.")
+    ended, running = batch_with_failures(database), submit(database, 8)
     expect(page.get_by_text("This key may only read")).to_be_visible()
     for path in ("/", "/workers", f"/batches/{ended.id}", f"/batches/{running.id}"):
         page.goto(path)
