@@ -22,9 +22,9 @@ def test_a_fault_of_ours_has_the_envelope_and_the_requests_id(
 
     monkeypatch.setattr(models, "list_models", fail)
     with (
+        caplog.at_level(logging.ERROR, logger="api.problems"),
         upgrade(f"sqlite:///{tmp_path / 'nightshift.db'}") as database,
         serving(database, home=tmp_path) as url,
-        caplog.at_level(logging.ERROR, logger="api.problems"),
     ):
         answer = httpx2.get(f"{url}/v1/models", headers={"x-request-id": "mine"})
     assert error_of(answer) == (500, "internal_error", None)
@@ -36,9 +36,9 @@ def test_a_fault_of_ours_has_the_envelope_and_the_requests_id(
 
 def test_nobody_writes_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (
+        caplog.at_level(logging.INFO, logger="api.request_ids"),
         upgrade(f"sqlite:///{tmp_path / 'nightshift.db'}") as database,
         serving(database, home=tmp_path) as url,
-        caplog.at_level(logging.INFO, logger="api.request_ids"),
     ):
         for path in ("/v1/files/a%0Aforged", "/v1/batches:estimate"):
             assert httpx2.get(f"{url}{path}").status_code in {404, 405}
