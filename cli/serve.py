@@ -22,7 +22,9 @@ _log = logging.getLogger(__name__)
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="PORT", help="0: any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="0: any free one.")
+    ] = 8000,
     keys: Annotated[
         bool | None,
         typer.Option(

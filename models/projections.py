@@ -7,7 +7,7 @@ know HTTP.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
@@ -19,7 +19,7 @@ from models.store.batches import get_batch
 from models.store.commit_log import follow_results
 from models.store.files import StoredFile, get_file, keep_output_file
 from models.store.results import stream_records
-from models.store.speed import batch_speed
+from models.store.speed import BatchSpeed, batch_speeds
 from models.store.views import Batch, RequestRecord
 from models.wire.json_lines import json_line
 from models.wire.output import Json, batch_object, result_line
@@ -72,7 +72,16 @@ def output_file(batch: Batch, kind: OutputKind) -> OutputFile | None:
 
 def describe_batch(database: Database, batch: Batch) -> Json:
     """The batch as everybody is shown it: with its speed, and its files once it has ended."""
-    speed = batch_speed(database, batch)
+    return describe_batches(database, [batch])[0]
+
+
+def describe_batches(database: Database, found: Sequence[Batch]) -> list[Json]:
+    """Several batches as everybody is shown them."""
+    speeds = batch_speeds(database, found)
+    return [_described(batch, speeds[batch.id]) for batch in found]
+
+
+def _described(batch: Batch, speed: BatchSpeed) -> Json:
     files = {kind: output_file(batch, kind) for kind in OutputKind}
     ids = {kind: None if file is None else file.id for kind, file in files.items()}
     return batch_object(

@@ -19,7 +19,7 @@ from api.services import Services, ServicesDep
 from api.shapes import BatchObject, CreateBatch, Page
 from models.database import Database
 from models.errors import NotFoundError
-from models.projections import describe_batch
+from models.projections import describe_batch, describe_batches
 from models.store.batches import cancel_batch, get_batch, list_batches
 from models.store.creation import NewBatch, create_batch
 from models.store.files import StoredFile, delete_file, get_file
@@ -57,7 +57,8 @@ def list_all(
     found = list_batches(
         services.database, tenant_id=caller.tenant_id, limit=limit + 1, after=after
     )
-    return page_of([shown(services, batch) for batch in found], limit)
+    described = describe_batches(services.database, found)
+    return page_of([BatchObject.model_validate(batch) for batch in described], limit)
 
 
 @router.get("/{batch_id}")

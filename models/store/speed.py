@@ -24,13 +24,11 @@ class BatchSpeed:
     eta_s: float | None = None
 
 
-def batch_speed(database: Database, batch: Batch) -> BatchSpeed:
-    """Output tokens a second: lately while the batch runs, from its first lease when it is over."""
-    return batch_speeds(database, [batch])[batch.id]
-
-
 def batch_speeds(database: Database, found: Sequence[Batch]) -> dict[str, BatchSpeed]:
-    """The speeds of several batches, by id; of those that ended in one query."""
+    """The speeds of several batches, by id; of those that ended in one query.
+
+    Output tokens a second: lately while a batch runs, from its first lease when it is over.
+    """
     worked_on = [batch for batch in found if batch.completed or batch.failed]
     speeds = {batch.id: BatchSpeed() for batch in found}
     with database.read() as connection:

@@ -32,3 +32,9 @@ def test_the_models_of_this_machine_can_be_named_before_any_worker_has_started(
             process.communicate()
     assert model["id"] == "demo-model:int8"
     assert batch.startswith("batch_")
+
+
+def test_a_port_that_cannot_be_is_told(demo_console: Console) -> None:
+    ended = demo_console.call("serve", "--port", "70000")
+    assert ended.returncode == 2
+    assert "--port" in ended.stderr and "Traceback" not in ended.stderr

@@ -9,7 +9,7 @@ from models.store.batches import cancel_batch, get_batch
 from models.store.commit import commit_outcomes
 from models.store.commit_log import follow_results, read_commits
 from models.store.leases import missing_requests
-from models.store.speed import batch_speed
+from models.store.speed import batch_speeds
 from models.tables import commits
 from tests.store.builders import (
     TTL_S,
@@ -82,13 +82,13 @@ def test_what_never_ran_is_followed_too(database: Database) -> None:
 
 def test_the_speed_is_that_of_the_latest_commits(database: Database) -> None:
     batch = submit(database, 20)
-    assert batch_speed(database, batch).tokens_per_second is None
+    assert batch_speeds(database, [batch])[batch.id].tokens_per_second is None
     for seconds in (10.0, 14.0):
         finish(database, claim(database))
         newest = rows(database, commits, batch_id=batch.id)[-1]["position"]
         with database.begin() as connection:
             of_newest = commits.update().where(commits.c.position == newest)
             connection.execute(of_newest.values(committed_at=seconds))
-    speed = batch_speed(database, get_batch(database, batch.id))
+    speed = batch_speeds(database, [get_batch(database, batch.id)])[batch.id]
     assert speed.tokens_per_second == 16 / 4.0
     assert speed.eta_s == 4 * (4.0 / 8)
