@@ -32,7 +32,7 @@ from models.database import Database, connect_database
 from models.store.commit_log import read_commits
 
 N_REQUESTS = 50_000
-N_FOLLOWED = 500
+N_FOLLOWED = 5000
 LARGE_FILE_BYTES = 200 << 20
 N_BATCHES = 3
 N_POLLS = 300

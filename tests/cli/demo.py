@@ -15,9 +15,12 @@ EXPECTED = EXAMPLES / "expected.jsonl"
 
 
 def console_sharing_models(home: Path, models_home: Path) -> Console:
-    """A home folder of its own, with the other home's registry: quantizing takes seconds."""
+    """A home folder of its own with the other's models and kernels, which take seconds to make."""
     home.mkdir()
-    (home / "registry").symlink_to(models_home / "registry")
+    for name in ("registry", "kernels"):
+        shared = models_home / name
+        shared.mkdir(exist_ok=True)
+        (home / name).symlink_to(shared)
     return Console(home, {"NIGHTSHIFT_THREADS": "1"})
 
 
