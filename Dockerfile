@@ -34,6 +34,7 @@ CMD ["--help"]
 FROM base AS api
 RUN pip install -c constraints.txt '.[api]' && pip uninstall --yes nightshift
 COPY models models
+COPY nightshift nightshift
 COPY worker worker
 COPY api api
 COPY cli cli

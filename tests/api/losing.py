@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,9 +31,44 @@ class Call:
 class Losing:
     """`calls` are the POSTs to the watched path, `answers` those that the server gave to them."""
 
-    url: str
+    server_url: str
+    path: str
+    delayed: bool
+    url: str = ""
     calls: list[Call] = field(default_factory=list)
     answers: list[httpx2.Response] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer_to(self, call: Call) -> httpx2.Response | None:
+        """None: the client hears nothing."""
+        if not self._is_watched(call):
+            return self._forward(call)
+        with self.lock:
+            self.calls.append(call)
+            number = len(self.calls)
+        if number == 1:
+            if not self.delayed:
+                self._forward(call)
+            return None
+        if number == 2 and self.delayed:
+            with ThreadPoolExecutor(2) as both:
+                return list(both.map(self._forward, self.calls))[-1]
+        return self._forward(call)
+
+    def _is_watched(self, call: Call) -> bool:
+        return (call.method, call.path) == ("POST", self.path)
+
+    def _forward(self, call: Call) -> httpx2.Response:
+        answer = httpx2.request(
+            call.method,
+            self.server_url + call.path,
+            headers=_passed_on(call.headers),
+            content=call.body,
+            timeout=TIMEOUT_S,
+        )
+        if self._is_watched(call):
+            self.answers.append(answer)
+        return answer
 
 
 @contextmanager
@@ -42,38 +77,13 @@ def losing(server_url: str, path: str, *, delayed: bool = False) -> Iterator[Los
 
     `delayed`: that POST is what is held up; it reaches the server together with its repeat.
     """
-    lock = threading.Lock()
+    proxy = Losing(server_url, path, delayed)
 
-    def forward(call: Call) -> httpx2.Response:
-        answer = httpx2.request(
-            call.method,
-            server_url + call.path,
-            headers=_passed_on(call.headers),
-            content=call.body,
-            timeout=TIMEOUT_S,
-        )
-        if call.path == path:
-            proxy.answers.append(answer)
-        return answer
+    class Handler(_Handler):
+        losing = proxy
 
-    def answer_to(call: Call) -> httpx2.Response | None:
-        """None: the client hears nothing."""
-        if call.method != "POST" or call.path != path:
-            return forward(call)
-        with lock:
-            proxy.calls.append(call)
-            number = len(proxy.calls)
-        if number == 1:
-            if not delayed:
-                forward(call)
-            return None
-        if number == 2 and delayed:
-            with ThreadPoolExecutor(2) as both:
-                return list(both.map(forward, proxy.calls))[-1]
-        return forward(call)
-
-    server = ThreadingHTTPServer((HOST, 0), _handler(answer_to))
-    proxy = Losing(f"http://{HOST}:{server.server_port}")
+    server = ThreadingHTTPServer((HOST, 0), Handler)
+    proxy.url = f"http://{HOST}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="losing")
     thread.start()
     try:
@@ -84,33 +94,29 @@ def losing(server_url: str, path: str, *, delayed: bool = False) -> Iterator[Los
         server.server_close()
 
 
-def _handler(answer_to: Callable[[Call], httpx2.Response | None]) -> type[BaseHTTPRequestHandler]:
-    """Serves connections with one call each."""
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    losing: Losing
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def _answer(self) -> None:
+        self.close_connection = True
+        body = self.rfile.read(int(self.headers.get("content-length", "0")))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.losing.answer_to(Call(self.command, self.path, headers, body))
+        if answer is None:
+            return
+        self.send_response(answer.status_code)
+        for name, value in _passed_on(answer.headers).items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(answer.content)))
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.wfile.write(answer.content)
 
-        def _answer(self) -> None:
-            self.close_connection = True
-            body = self.rfile.read(int(self.headers.get("content-length", "0")))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = answer_to(Call(self.command, self.path, headers, body))
-            if answer is None:
-                return
-            self.send_response(answer.status_code)
-            for name, value in _passed_on(answer.headers).items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(answer.content)))
-            self.send_header("connection", "close")
-            self.end_headers()
-            self.wfile.write(answer.content)
+    do_GET = do_POST = do_DELETE = _answer
 
-        do_GET = do_POST = do_DELETE = _answer
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
