@@ -13,14 +13,8 @@ from api.gate import Caller
 from api.multipart import UploadParser
 from api.problems import Problem
 from api.services import Services
-from models.store.files import (
-    PART_BYTES,
-    StoredFile,
-    abandon_upload,
-    begin_upload,
-    end_upload,
-    store_part,
-)
+from models.store.files import PART_BYTES, StoredFile
+from models.store.uploads import abandon_upload, begin_upload, end_upload, store_part
 
 PURPOSE = "batch"
 EXPIRY_ANCHOR, EXPIRY_SECONDS = "expires_after[anchor]", "expires_after[seconds]"

@@ -18,10 +18,10 @@ from models.model_key import ModelKey, Weights
 from models.params import DecodingParams
 from models.store.batches import cancel_batch, finalize_batch, get_batch
 from models.store.commit import commit_outcomes
-from models.store.files import begin_upload, end_upload, store_part
 from models.store.leases import claim_next, missing_requests
 from models.store.results import database_time
 from models.store.submit import submit_batch
+from models.store.uploads import store_content
 from models.store.views import (
     DEFAULT_TENANT,
     Batch,
@@ -224,18 +224,8 @@ def _lines(n_requests: int) -> Iterator[Line]:
 
 
 def _upload(database: Database, name: str, n_bytes: int) -> None:
-    file_id = begin_upload(database, DEFAULT_TENANT)
-    store_part(database, file_id, 0, b" " * n_bytes)
-    end_upload(
-        database,
-        DEFAULT_TENANT,
-        file_id,
-        name=name,
-        purpose="batch",
-        n_bytes=n_bytes,
-        n_lines=1,
-        sha256=64 * "0",
-    )
+    content = b" " * n_bytes
+    store_content(database, DEFAULT_TENANT, content, name=name, purpose="batch", n_lines=1)
 
 
 def _register(database: Database) -> None:

@@ -1,7 +1,6 @@
 """Uploaded files: their bytes in parts, so that no file lies in memory as a whole.
 
-A file is `uploading` until its last part is there; only then can a batch name it. Must not know
-what is in it.
+How they come to be stored is in `uploads.py`. Must not know what is in them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from sqlalchemy import (
     and_,
     delete,
     exists,
-    insert,
     literal_column,
     or_,
     select,
@@ -27,9 +25,6 @@ from sqlalchemy import (
 from models.clock import db_now, moment
 from models.database import Database
 from models.errors import NotFoundError
-from models.store.keys import UNLIMITED, KeyLimits
-from models.store.queue_room import check_stored_bytes
-from models.store.submit import new_id
 from models.store.transitions import insert_new
 from models.tables import file_parts, files
 
@@ -40,7 +35,7 @@ PART_BYTES: Final = 1 << 20  # of every part but the last
 _ABANDONED_AFTER_S: Final = 6 * 3600.0
 
 PROCESSED: Final = "processed"
-_UPLOADING: Final = "uploading"
+UPLOADING: Final = "uploading"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,76 +55,8 @@ class StoredFile:
 
 
 # Spelled as in the index: a bound parameter would hide from SQLite that it can be used.
-_IS_UPLOADING: Final = files.c.status == literal_column(f"'{_UPLOADING}'")
+_IS_UPLOADING: Final = files.c.status == literal_column(f"'{UPLOADING}'")
 _COLUMNS: Final = tuple(files.c[name] for name in StoredFile.__slots__)
-
-
-def begin_upload(database: Database, tenant_id: str) -> str:
-    """Enter a file that has no bytes yet; returns its id."""
-    file_id = new_id("file-")
-    values = {
-        "id": file_id,
-        "tenant_id": tenant_id,
-        "name": "",
-        "purpose": "",
-        "n_bytes": 0,
-        "sha256": "",
-        "status": _UPLOADING,
-        "created_at": db_now(),
-    }
-    database.transact(lambda connection: connection.execute(insert(files).values(values)))
-    return file_id
-
-
-def store_part(
-    database: Database,
-    file_id: str,
-    number: int,
-    content: bytes,
-    *,
-    limits: KeyLimits = UNLIMITED,
-) -> None:
-    """Add the next part, of PART_BYTES unless it is the last.
-
-    Raises QueueFull, and stores nothing, when the tenant would have more than the limits allow.
-    """
-    values = {"file_id": file_id, "number": number, "content": content}
-    n_bytes = files.c.n_bytes + len(content)
-    counting = update(files).where(files.c.id == file_id).values(n_bytes=n_bytes)
-
-    def store(connection: Connection) -> None:
-        connection.execute(insert(file_parts).values(values))
-        tenant_id = connection.execute(counting.returning(files.c.tenant_id)).scalar_one()
-        check_stored_bytes(connection, tenant_id, limits)
-
-    database.transact(store)
-
-
-def end_upload(
-    database: Database,
-    tenant_id: str,
-    file_id: str,
-    *,
-    name: str,
-    purpose: str,
-    n_bytes: int,
-    n_lines: int,
-    sha256: str,
-    expires_after_s: float | None = None,
-) -> StoredFile:
-    """All parts are there: the file can be used."""
-    values = {
-        "name": name,
-        "purpose": purpose,
-        "n_bytes": n_bytes,
-        "n_lines": n_lines,
-        "sha256": sha256,
-        "status": PROCESSED,
-        "expires_at": None if expires_after_s is None else db_now() + expires_after_s,
-    }
-    statement = update(files).where(files.c.id == file_id).values(values)
-    database.transact(lambda connection: connection.execute(statement), replayable=True)
-    return get_file(database, tenant_id, file_id)
 
 
 def keep_output_file(
@@ -158,12 +85,6 @@ def keep_output_file(
         connection.execute(inserting.values(values))
 
     database.transact(keep, replayable=True)
-
-
-def abandon_upload(database: Database, file_id: str) -> None:
-    """Remove a file whose upload broke off."""
-    statement = delete(files).where(files.c.id == file_id, files.c.status == _UPLOADING)
-    database.transact(lambda connection: connection.execute(statement), replayable=True)
 
 
 def get_file(database: Database, tenant_id: str, file_id: str) -> StoredFile:

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from models.database import Database
 from models.store.batches import finalize_batch
 from models.store.creation import NewBatch, create_batch
-from models.store.files import begin_upload, end_upload, store_part
+from models.store.uploads import store_content
 from models.store.views import DEFAULT_TENANT, Batch
 from models.store.webhooks import NewWebhook, add_webhook
 from models.tables import deliveries
@@ -86,22 +86,12 @@ def create_for_an_unknown_model(database: Database) -> str:
             "body": {"model": "nobody", "messages": [{"role": "user", "content": "x"}]},
         }
     ).encode()
-    file_id = begin_upload(database, DEFAULT_TENANT)
-    store_part(database, file_id, 0, content)
-    end_upload(
-        database,
-        DEFAULT_TENANT,
-        file_id,
-        name="in.jsonl",
-        purpose="batch",
-        n_bytes=len(content),
-        n_lines=1,
-        sha256="0" * 64,
-        expires_after_s=None,
+    file = store_content(
+        database, DEFAULT_TENANT, content, name="in.jsonl", purpose="batch", n_lines=1
     )
     new = NewBatch(
         tenant_id=DEFAULT_TENANT,
-        file_id=file_id,
+        file_id=file.id,
         endpoint="/v1/chat/completions",
         body_sha256="0" * 64,
     )

@@ -9,17 +9,14 @@ from models.errors import NotFoundError
 from models.store.files import (
     PART_BYTES,
     StoredFile,
-    abandon_upload,
-    begin_upload,
     delete_file,
     drop_stale_files,
-    end_upload,
     get_file,
     list_files,
     open_content,
     read_content,
-    store_part,
 )
+from models.store.uploads import abandon_upload, begin_upload, end_upload, store_part
 from models.tables import file_parts, files
 from tests.store.builders import count, rows
 

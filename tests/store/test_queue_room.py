@@ -9,9 +9,10 @@ from models.errors import QueueFull
 from models.states import BatchState
 from models.store.batches import cancel_batch, get_batch
 from models.store.creation import NewBatch, create_batch
-from models.store.files import begin_upload, delete_file, list_files, store_part
+from models.store.files import delete_file, list_files
 from models.store.keys import UNLIMITED, KeyLimits
 from models.store.retry import retry_batch
+from models.store.uploads import begin_upload, store_part
 from models.store.views import Batch
 from models.tables import batches, file_parts
 from tests.store.builders import CHAT, at_once, claim, count, finish, submit

@@ -10,17 +10,12 @@ from models.states import ResultStatus
 from models.store.batches import cancel_batch, finalize_batch, get_batch
 from models.store.charts import latest_timings, token_series
 from models.store.failures import FailureGroup, failures_by_reason, with_retryable
-from models.store.files import (
-    begin_upload,
-    end_upload,
-    file_names,
-    files_with_content,
-    store_part,
-)
+from models.store.files import file_names, files_with_content
 from models.store.record_pages import record_page
 from models.store.results import database_time
 from models.store.speed import batch_speeds
 from models.store.submit import submit_batch
+from models.store.uploads import begin_upload, end_upload, store_part
 from models.store.views import DEFAULT_TENANT, Batch, Worker
 from models.store.worker_figures import worker_figures
 from models.store.workers import beat, leave, register_worker
