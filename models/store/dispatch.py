@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, tuple_
 
 from models.clock import db_now
 from models.database import Database
@@ -24,6 +24,7 @@ from models.store.fair_share import (
     waiting_batches,
 )
 from models.store.transitions import move_chunks
+from models.store.turns import take_turn
 from models.store.views import Ring
 from models.store.workers import is_live
 from models.tables import batches, chunks, workers
@@ -43,7 +44,7 @@ def dispatch_chunks(
     """
 
     def dispatch(connection: Connection) -> list[Ring]:
-        _one_dispatcher(connection)
+        take_turn(connection, "dispatch")  # two at once would fill the window twice
         waiting = _waiting_models(connection, only_batch)
         rings: list[Ring] = []
         for model in waiting:
@@ -69,12 +70,6 @@ def undo_dispatch(database: Database, rings: Sequence[Ring]) -> int:
     return database.transact(
         lambda connection: connection.execute(statement).rowcount, replayable=True
     )
-
-
-def _one_dispatcher(connection: Connection) -> None:
-    """Two dispatchers at once would fill the window twice; on SQLite writers are single anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('nightshift dispatch'))"))
 
 
 def _waiting_models(connection: Connection, only_batch: str | None) -> list[ModelKey]:

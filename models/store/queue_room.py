@@ -17,13 +17,13 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    text,
 )
 
 from models.database import Database
 from models.errors import QueueFull
 from models.states import BatchState, is_terminal
 from models.store.keys import KeyLimits
+from models.store.turns import take_turn
 from models.tables import batches, file_parts, files
 
 _OPEN: Final = tuple(state for state in BatchState if not is_terminal(state))
@@ -46,7 +46,7 @@ def check_queued_requests(connection: Connection, tenant_id: str, limits: KeyLim
     most = limits.max_queued_requests
     if most is None:
         return
-    _one_at_a_time(connection, tenant_id)
+    take_turn(connection, "queue", tenant_id)  # two batches could each find room for one
     queued = _count(connection, _queued_requests(tenant_id))
     if queued > most:
         raise QueueFull(
@@ -77,13 +77,6 @@ def room_bytes(database: Database, tenant_id: str, limits: KeyLimits) -> int | N
         return None
     with database.read() as connection:
         return max(0, limits.max_queued_bytes - _count(connection, _stored_bytes(tenant_id)))
-
-
-def _one_at_a_time(connection: Connection, tenant_id: str) -> None:
-    """Two batches at once could each find room for one; on SQLite writers are single anyway."""
-    if connection.dialect.name == "postgresql":
-        lock = text("SELECT pg_advisory_xact_lock(hashtext('nightshift queue'), hashtext(:tenant))")
-        connection.execute(lock, {"tenant": tenant_id})
 
 
 def _queued_requests(tenant_id: str) -> Select[Any]:

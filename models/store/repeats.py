@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, select, update
 
 from models.clock import db_now, moment
 from models.errors import IdempotencyConflict
+from models.store.turns import take_turn
 from models.tables import batches
 
 REPEATED_WITHIN_S: Final = 600.0  # as long as the official client waits for an answer
@@ -38,10 +39,28 @@ def find_known(connection: Connection, call: Call) -> str | None:
     arrive at once or in the wrong order. Raises IdempotencyConflict for a known key with another
     body.
     """
-    _one_of_a_kind(connection, call.idempotency_key or call.body_sha256)
-    if call.idempotency_key is not None:
-        return _find_by_key(connection, call, call.idempotency_key)
-    return _find_alike(connection, call)
+    take_turn(connection, "create", call.idempotency_key or call.body_sha256)
+    if call.idempotency_key is None:
+        return _find_alike(connection, call)
+    return find_by_key(connection, call.tenant_id, call.idempotency_key, call.body_sha256)
+
+
+def find_by_key(
+    connection: Connection, tenant_id: str, idempotency_key: str, body_sha256: str
+) -> str | None:
+    """The batch made with this key; raises IdempotencyConflict for one with another body."""
+    statement = select(batches.c.id, batches.c.body_sha256).where(
+        batches.c.tenant_id == tenant_id, batches.c.idempotency_key == idempotency_key
+    )
+    found = connection.execute(statement).first()
+    if found is None:
+        return None
+    if found.body_sha256 != body_sha256:
+        raise IdempotencyConflict(
+            f"the idempotency key {idempotency_key!r} was used for batch {found.id} with other "
+            "content: choose a new key"
+        )
+    return str(found.id)
 
 
 def call_values(call: Call) -> dict[str, Any]:
@@ -51,13 +70,6 @@ def call_values(call: Call) -> dict[str, Any]:
         "body_sha256": call.body_sha256,
         "repeat_until": db_now() + _ORIGINAL_WITHIN_S if call.is_repeat else None,
     }
-
-
-def _one_of_a_kind(connection: Connection, key: str) -> None:
-    """Calls alike go one after the other; on SQLite writers are single anyway."""
-    if connection.dialect.name == "postgresql":
-        lock = text("SELECT pg_advisory_xact_lock(hashtext('nightshift create'), hashtext(:key))")
-        connection.execute(lock, {"key": key})
 
 
 def _find_alike(connection: Connection, call: Call) -> str | None:
@@ -77,19 +89,4 @@ def _find_alike(connection: Connection, call: Call) -> str | None:
     if not call.is_repeat:  # the first attempt has come after all: what follows is a batch anew
         of_batch = batches.c.id == found.id
         connection.execute(update(batches).where(of_batch).values(repeat_until=None))
-    return str(found.id)
-
-
-def _find_by_key(connection: Connection, call: Call, key: str) -> str | None:
-    statement = select(batches.c.id, batches.c.body_sha256).where(
-        batches.c.tenant_id == call.tenant_id, batches.c.idempotency_key == key
-    )
-    found = connection.execute(statement).first()
-    if found is None:
-        return None
-    if found.body_sha256 != call.body_sha256:
-        raise IdempotencyConflict(
-            f"the idempotency key {key!r} was used for batch {found.id} with other content: "
-            "choose a new key"
-        )
     return str(found.id)

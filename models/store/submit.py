@@ -11,18 +11,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from models.clock import db_now
 from models.database import Database
-from models.errors import IdempotencyConflict, InputFileError
+from models.errors import InputFileError
 from models.states import BatchState
 from models.store.batch_ends import end_batch
 from models.store.batches import finalize_batch, get_batch
 from models.store.commit_log import log_commit
 from models.store.lines import Tally, grouped, insert_lines
 from models.store.plan import plan_chunks
+from models.store.repeats import find_by_key
 from models.store.transitions import insert_new, move_batches
 from models.store.views import Batch, Submission, Submitted
 from models.tables import batches, files
@@ -124,23 +125,12 @@ def batch_values(
 
 
 def _find(database: Database, submission: Submission) -> Batch | None:
-    if submission.idempotency_key is None:
+    tenant_id, key = submission.tenant_id, submission.idempotency_key
+    if key is None:
         return None
     with database.read() as connection:
-        row = connection.execute(
-            select(batches.c.id, batches.c.body_sha256).where(
-                batches.c.tenant_id == submission.tenant_id,
-                batches.c.idempotency_key == submission.idempotency_key,
-            )
-        ).first()
-    if row is None:
-        return None
-    if row.body_sha256 != submission.body_sha256:
-        raise IdempotencyConflict(
-            f"the idempotency key {submission.idempotency_key!r} was used for batch {row.id} with "
-            "other content: choose a new key"
-        )
-    return get_batch(database, row.id, submission.tenant_id)
+        found = find_by_key(connection, tenant_id, key, submission.body_sha256)
+    return None if found is None else get_batch(database, found, tenant_id)
 
 
 def _store(
