@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from models.database import Database
 from models.errors import NightshiftError
-from models.projections import describe_batch
+from models.projections import describe_batches
 from models.store.batches import find_batches
 from models.store.views import Batch
 from models.wire.json_lines import json_line
@@ -118,8 +118,9 @@ class Watchers:
         """Those batches, by id, that are not as each watch was told."""
         found = find_batches(self._database, {watch.told.id for watch in watches})
         ids = {watch.told.id for watch in watches if found.get(watch.told.id) != watch.told}
+        changed = [batch for id_, batch in found.items() if id_ in ids]
+        described = describe_batches(self._database, changed)
         return {
-            id_: Sight(batch, json_line(describe_batch(self._database, batch)))
-            for id_, batch in found.items()
-            if id_ in ids
+            batch.id: Sight(batch, json_line(shown))
+            for batch, shown in zip(changed, described, strict=True)
         }

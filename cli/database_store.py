@@ -12,7 +12,7 @@ from cli.submission import InputOptions, submit_input
 from models.database import Database
 from models.errors import NotFoundError
 from models.model_key import ModelKey, Weights
-from models.projections import describe_batch
+from models.projections import describe_batch, describe_batches
 from models.settings import Settings
 from models.states import ResultStatus
 from models.store.batches import cancel_batch, finalize_batch, get_batch, list_batches
@@ -44,7 +44,8 @@ class DatabaseStore:
 
     def newest(self, limit: int) -> list[Batch]:
         """The newest batches, newest first."""
-        return [shown(self._database, batch) for batch in list_batches(self._database, limit=limit)]
+        found = list_batches(self._database, limit=limit)
+        return cast("list[Batch]", describe_batches(self._database, found))
 
     def await_end(self, batch_id: str, timeout_s: float | None) -> Batch:
         """Poll until the batch has ended or the time is up."""
