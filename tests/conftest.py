@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer, started
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,20 +24,12 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A running Redis; shared by all tests, so `flushall` it before relying on what it holds."""
-    server = RedisServer()
-    try:
-        server.start()
+    with started(RedisServer()) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A running PostgreSQL; every test makes its own database with `create_database`."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with started(PostgresServer()) as server:
         yield server
-    finally:
-        server.close()

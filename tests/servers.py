@@ -16,9 +16,10 @@ import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import psycopg
 import redis
@@ -145,6 +146,19 @@ class Server(ABC):
         )
         if done.returncode != 0:
             raise ServerError(f"{' '.join(command)} failed: {done.stdout}{done.stderr}")
+
+
+Running = TypeVar("Running", bound=Server)
+
+
+@contextmanager
+def started(server: Running) -> Iterator[Running]:
+    """The server while it runs; also one that did not start is closed."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 class RedisServer(Server):

@@ -18,7 +18,7 @@ from models.store.keys import KeyLimits, NewKey, create_key
 from models.tables import batches, file_parts, files
 from tests.api.operations import CREATE, FORM, LINES, refusal, upload, visitor
 from tests.api.serving import EVERYWHERE, client, serving
-from tests.servers import RedisServer, free_port, wait_until
+from tests.servers import RedisServer, free_port, started, wait_until
 from tests.store.builders import count
 
 MINUTE = 60
@@ -62,15 +62,11 @@ def test_api_processes_with_one_broker_count_together(redis_server: RedisServer)
 
 
 def test_while_redis_is_away_each_process_counts_for_itself() -> None:
-    server = RedisServer()
-    try:
-        server.start()
+    with started(RedisServer()) as server:
         rates = RequestRates(server.url)
         assert is_allowed(rates, "a", 2)
         server.stop()
         assert [is_allowed(rates, "a", 2) for _ in range(3)] == [True, True, False]
-    finally:
-        server.close()
 
 
 def test_a_broker_that_was_never_there_stops_nobody(database: Database, tmp_path: Path) -> None:

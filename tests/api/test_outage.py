@@ -19,7 +19,7 @@ from tests.api.test_hostile_lines import create, line, register
 from tests.api.test_uploads import FILE_FIELD, form, purpose
 from tests.api.test_watching import events
 from tests.cli.console import Console
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, started
 from tests.store.builders import CHAT, submit
 
 AWAY = (503, "database_unavailable", None)
@@ -57,12 +57,8 @@ POSTS: tuple[tuple[str, Json | None], ...] = (
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
     """A server that these tests alone may stop."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with started(PostgresServer()) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from tests.docker.compose import ROOT, load_services
 from tests.docker.processes import environment, run, running, succeeds
 from tests.documents import shell_blocks
-from tests.servers import PostgresServer, RedisServer, free_port
+from tests.servers import PostgresServer, RedisServer, free_port, started
 
 ENTRYPOINT = "nightshift"
 README = ROOT / "README.md"
@@ -102,14 +102,9 @@ class ComposeRedis(RedisServer):
 
 
 def test_the_redis_of_compose_starts_and_never_evicts() -> None:
-    server = ComposeRedis()
-    try:
-        server.start()
-        with server.client() as client:
-            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-            assert client.config_get("appendonly") == {"appendonly": "yes"}
-    finally:
-        server.close()
+    with started(ComposeRedis()) as server, server.client() as client:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
 
 
 def test_the_first_cluster_of_the_readme_answers_a_batch(
