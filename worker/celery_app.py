@@ -21,6 +21,7 @@ from models.settings import Settings, load_settings
 from models.store.views import Ring
 from worker.celery_config import celery_config
 from worker.doorbell import CeleryDoorbell
+from worker.jobs.engine_port import SpawnEngine
 from worker.logs import configure_logging
 from worker.service import WorkerService
 from worker.tasks import ChunkListener, register_chunk_task
@@ -39,9 +40,14 @@ def create_app(settings: Settings, *, model: ModelKey | None = None) -> Celery:
 
 
 class CeleryWorker:
-    """One worker service tied to one Celery app: the same lifetime, the same exit code."""
+    """One worker service tied to one Celery app: the same lifetime, the same exit code.
 
-    def __init__(self, settings: Settings, model: ModelKey) -> None:
+    `spawn` starts the engine; None: the model's own.
+    """
+
+    def __init__(
+        self, settings: Settings, model: ModelKey, *, spawn: SpawnEngine | None = None
+    ) -> None:
         self._settings = settings
         self._is_asked = False
         self.app = create_app(settings, model=model)
@@ -53,6 +59,7 @@ class CeleryWorker:
             doorbell=self.doorbell,
             chores=(self._check_hearing,),
             on_end=self._ended,
+            spawn=spawn,
         )
         register_chunk_task(self.app, ChunkListener(model, self._take))
         self.app.steps["worker"].add(_step_of(self))
@@ -126,13 +133,15 @@ def _step_of(owner: CeleryWorker) -> type[bootsteps.StartStopStep]:
     return ServiceStep
 
 
-def run_celery_worker(settings: Settings, model: ModelKey) -> int:
-    """Run a worker until a signal ends it; returns the exit code.
+def run_celery_worker(
+    settings: Settings, model: ModelKey, *, spawn: SpawnEngine | None = None
+) -> int:
+    """Run a worker until a signal ends it; returns the exit code. `spawn` as in CeleryWorker.
 
     Raises BrokerUnavailable when the broker does not answer at the start, and what made the
     service leave: ModelError, EngineError, DatabaseUnavailable.
     """
-    worker = CeleryWorker(settings, model)
+    worker = CeleryWorker(settings, model, spawn=spawn)
     worker.doorbell.check()
     program = worker.app.Worker(
         quiet=True,

@@ -7,24 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from models.errors import ArtifactError, EngineCrashed, EngineStalled
-from models.generation import ChatMessage, ChatPrompt, Generation, TextPrompt
 from models.params import DecodingParams
-from worker.backends.messages import Add, Cancel, Delta, Finished, Progress
+from tests.backends.exchange import END_S, PROMPT, READY_S, generation_of, is_gone, until
+from worker.backends.messages import Add
 from worker.backends.process import EngineProcess, EngineProcessConfig
 from worker.backends.process_environment import engine_environment
-
-READY_S = 60.0
-ANSWER_S = 30.0
-END_S = 10.0
-PROMPT = TextPrompt(text="the night shift works")
 
 
 def config_of(artifact: Path) -> EngineProcessConfig:
@@ -43,48 +36,6 @@ def engine(tiny_artifact: Path) -> Iterator[EngineProcess]:
         yield running
 
 
-def collect(
-    engine: EngineProcess, keys: set[str]
-) -> tuple[dict[str, Finished], list[Delta], list[Progress]]:
-    """Receive until all keys are finished."""
-    finished: dict[str, Finished] = {}
-    deltas: list[Delta] = []
-    progress: list[Progress] = []
-    deadline = time.monotonic() + ANSWER_S
-    while not keys <= finished.keys():
-        assert time.monotonic() < deadline, f"no answer to {keys - finished.keys()}"
-        for event in engine.receive(1.0):
-            if isinstance(event, Finished):
-                finished[event.key] = event
-            elif isinstance(event, Delta):
-                deltas.append(event)
-            else:
-                progress.append(event)
-    return finished, deltas, progress
-
-
-def generation_of(engine: EngineProcess, add: Add) -> Generation:
-    engine.send(add)
-    generation = collect(engine, {add.key})[0][add.key].generation
-    assert generation is not None
-    return generation
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + END_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether no process of that id runs; one that nobody waited for counts as gone."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_ready_says_what_was_loaded(engine: EngineProcess) -> None:
     ready = engine.wait_ready(READY_S)
     assert ready.weights == "fp32"
@@ -99,59 +50,6 @@ def test_ready_says_what_was_loaded(engine: EngineProcess) -> None:
     assert engine.alive
 
 
-def test_requests_are_answered_and_bad_ones_refused_beside_them(engine: EngineProcess) -> None:
-    short = DecodingParams(max_tokens=5, temperature=0, ignore_eos=True)
-    engine.send(
-        Add(key="good", prompt=PROMPT, params=short),
-        Add(key="long", prompt=TextPrompt(text="night " * 400), params=short),
-        Add(key="bias", prompt=PROMPT, params=DecodingParams(logit_bias={99_999: 1.0})),
-        Add(key="chat", prompt=ChatPrompt(messages=(ChatMessage(role="user", content="x"),))),
-    )
-    finished, _, _ = collect(engine, {"good", "long", "bias", "chat"})
-    assert finished["good"].generation is not None
-    assert finished["good"].generation.output_tokens == 5
-    assert finished["chat"].generation is not None
-    long, bias = finished["long"].refusal, finished["bias"].refusal
-    assert long is not None and bias is not None
-    assert (long.code, long.param) == ("context_length_exceeded", "prompt")
-    assert "256" in long.message
-    assert (bias.code, bias.param) == ("invalid_value", "logit_bias")
-
-
-def test_streamed_pieces_are_the_text(engine: EngineProcess) -> None:
-    params = DecodingParams(max_tokens=60, seed=1, n=2, ignore_eos=True)
-    engine.send(Add(key="s", prompt=PROMPT, params=params, stream=True))
-    finished, deltas, _ = collect(engine, {"s"})
-    generation = finished["s"].generation
-    assert generation is not None
-    for choice in generation.choices:
-        pieces = [delta.text for delta in deltas if delta.index == choice.index]
-        assert len(pieces) > 10
-        assert "".join(pieces) == choice.text
-
-
-def test_a_cancelled_request_gets_no_answer(engine: EngineProcess) -> None:
-    endless = DecodingParams(ignore_eos=True, n=8)
-    engine.send(
-        Add(key="cancelled", prompt=PROMPT, params=endless),
-        Cancel(keys=("cancelled", "unknown")),
-        Add(key="after", prompt=PROMPT, params=DecodingParams(max_tokens=3)),
-    )
-    finished, _, _ = collect(engine, {"after"})
-    assert set(finished) == {"after"}
-
-
-def test_progress_comes_without_work_and_counts_what_was_done(engine: EngineProcess) -> None:
-    before = next_progress(engine)
-    add = Add(key="p", prompt=PROMPT, params=DecodingParams(max_tokens=20, ignore_eos=True))
-    generation_of(engine, add)
-    until(
-        lambda: next_progress(engine).output_tokens >= before.output_tokens + 20,
-        "progress does not count tokens",
-    )
-    assert engine.seconds_since_sign_of_life < END_S
-
-
 def test_the_figures_are_whole_once_it_has_stopped(tiny_artifact: Path) -> None:
     with EngineProcess(config_of(tiny_artifact)) as engine:
         engine.wait_ready(READY_S)
@@ -159,35 +57,6 @@ def test_the_figures_are_whole_once_it_has_stopped(tiny_artifact: Path) -> None:
         add = Add(key="p", prompt=PROMPT, params=DecodingParams(max_tokens=3, ignore_eos=True))
         generation = generation_of(engine, add)
     assert 0 < engine.forward_s < generation.timings.total_s
-
-
-def next_progress(engine: EngineProcess) -> Progress:
-    deadline = time.monotonic() + END_S
-    while time.monotonic() < deadline:
-        for event in engine.receive(2.0):
-            if isinstance(event, Progress):
-                return event
-    raise AssertionError("the idle engine gives no sign of life")
-
-
-def test_sending_never_blocks_and_nothing_is_lost(engine: EngineProcess) -> None:
-    os.kill(engine.pid, signal.SIGSTOP)
-    try:
-        text = TextPrompt(text="night " * 40_000)
-        engine.send(*(Add(key=f"big {number}", prompt=text) for number in range(20)))
-    finally:
-        os.kill(engine.pid, signal.SIGCONT)
-    finished, _, _ = collect(engine, {f"big {number}" for number in range(20)})
-    assert {f.refusal.code for f in finished.values() if f.refusal} == {"context_length_exceeded"}
-
-
-def test_interrupts_and_terminations_leave_the_engine_to_its_parent(
-    engine: EngineProcess,
-) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        os.kill(engine.pid, number)
-    params = DecodingParams(max_tokens=2, temperature=0)
-    assert generation_of(engine, Add(key="after signals", prompt=PROMPT, params=params))
 
 
 def test_the_engine_has_no_secrets_and_no_way_to_the_parent_s_output(
@@ -209,20 +78,6 @@ def test_secrets_are_left_out_of_the_environment() -> None:
     assert (environment["HOME"], environment["OMP_NUM_THREADS"]) == ("/h", "3")
     assert environment["GOMP_SPINCOUNT"] == "1000"
     assert environment["PYTHONPATH"].endswith(f"{os.pathsep}/p")
-
-
-def test_a_killed_engine_is_reported_at_once_with_the_signal(tiny_artifact: Path) -> None:
-    engine = EngineProcess(config_of(tiny_artifact))
-    engine.wait_ready(READY_S)
-    engine.send(Add(key="a", prompt=PROMPT, params=DecodingParams(ignore_eos=True, n=8)))
-    os.kill(engine.pid, signal.SIGKILL)
-    until(lambda: not engine.alive, "the death is not noticed")
-    with pytest.raises(EngineCrashed, match="SIGKILL"):
-        while True:
-            engine.receive(END_S)  # events that came before the end come first
-    with pytest.raises(EngineCrashed, match="SIGKILL"):
-        engine.send(Add(key="b", prompt=PROMPT))
-    engine.stop()
 
 
 def test_an_engine_that_dies_while_loading_is_reported(tiny_artifact: Path) -> None:
@@ -247,19 +102,6 @@ def test_a_model_that_loads_too_slowly_is_stopped(tiny_artifact: Path) -> None:
     assert not engine.alive
     assert is_gone(engine.pid)
     assert engine.rss_bytes == 0
-
-
-def test_a_stopped_engine_is_gone_and_says_so(tiny_artifact: Path) -> None:
-    engine = EngineProcess(config_of(tiny_artifact))
-    engine.wait_ready(READY_S)
-    engine.stop(timeout_s=END_S)
-    engine.stop()
-    assert engine.exit_code == 0  # it ended by itself, nobody had to kill it
-    with pytest.raises(EngineCrashed, match="stopped"):
-        while True:
-            engine.receive(END_S)
-    with pytest.raises(EngineCrashed, match="stopped"):
-        engine.send(Cancel(keys=()))
 
 
 def test_a_folder_that_is_no_artifact_fails_as_the_same_error(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from worker.backends.threads import compute_threads
 
 __all__ = ["EngineProcess", "EngineProcessConfig"]
 
+SERVER_MODULE = "worker.backends.server"
 _READ_BYTES = 1 << 18
 _LAST_WORDS_S = 5.0  # reading what a dead process left in the socket takes less than this
 
@@ -53,11 +54,13 @@ class EngineProcess:
     """One running engine; all methods may be called from any thread.
 
     The constructor returns at once, while the model is being loaded: call `wait_ready`.
-    Use it as a context manager, or call `stop` or `kill` in the end.
+    Use it as a context manager, or call `stop` or `kill` in the end. `module` is the program that
+    runs in the process; it has the arguments of worker.backends.server.
     """
 
-    def __init__(self, config: EngineProcessConfig) -> None:
+    def __init__(self, config: EngineProcessConfig, *, module: str = SERVER_MODULE) -> None:
         self._config = config
+        self._module = module
         self._socket, self._child_socket = socket.socketpair()
         self._changed = threading.Condition()
         self._events: deque[Finished | Delta | Progress] = deque()
@@ -205,7 +208,7 @@ class EngineProcess:
     def _run(self) -> None:
         """Start the process, live as long as it does, then say that it has ended."""
         try:
-            self._process = _spawn(self._config, self._child_socket)
+            self._process = _spawn(self._module, self._config, self._child_socket)
         except Exception as exc:  # the constructor, which waits for this thread, raises it
             self._start_error = exc
         finally:
@@ -280,8 +283,10 @@ def describe_end(process: subprocess.Popen[bytes], *, asked: bool) -> str:
     return f"the engine process {process.pid} was killed by {name}{advice}"
 
 
-def _spawn(config: EngineProcessConfig, channel: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the server module with its end of the socket.
+def _spawn(
+    program: str, config: EngineProcessConfig, channel: socket.socket
+) -> subprocess.Popen[bytes]:
+    """Start the module with its end of the socket.
 
     A session of its own keeps Ctrl-C in the terminal away from it: its parent decides.
     """
@@ -289,7 +294,7 @@ def _spawn(config: EngineProcessConfig, channel: socket.socket) -> subprocess.Po
     config = config.model_copy(update={"threads": threads})
     fd = channel.fileno()
     arguments = ["--fd", str(fd), "--parent", str(os.getpid()), "--config"]
-    module = [sys.executable, "-P", "-m", "worker.backends.server"]
+    module = [sys.executable, "-P", "-m", program]
     return subprocess.Popen(
         [*module, *arguments, config.model_dump_json()],
         pass_fds=(fd,),

@@ -232,8 +232,8 @@ def tie_to_parent(parent_pid: int) -> None:
         end_process(0)
 
 
-def main() -> None:
-    """Parse the arguments, protect the channel, serve."""
+def main(load: Callable[[EngineProcessConfig], Backend] = load_backend) -> None:
+    """Parse the arguments, protect the channel, serve what `load` gives."""
     parser = argparse.ArgumentParser(description="Engine process; started by its worker.")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -244,7 +244,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="engine: %(levelname)s %(message)s")
     config = EngineProcessConfig.model_validate_json(arguments.config)
     channel = socket.socket(fileno=arguments.fd)
-    Server(channel, lambda: load_backend(config), config.threads or 1).serve()
+    Server(channel, lambda: load(config), config.threads or 1).serve()
 
 
 if __name__ == "__main__":
