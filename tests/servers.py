@@ -116,6 +116,18 @@ class Server(ABC):
             process.send_signal(self.stop_signal)
             process.wait(STOP_TIMEOUT_S)
 
+    def kill(self) -> None:
+        """End the server as a power cut does; no-op when it does not run."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(STOP_TIMEOUT_S)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the running server, which keeps counting as running."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def close(self) -> None:
         """Stop the server for good and remove its folder."""
         self.stop()
@@ -225,6 +237,13 @@ class PostgresServer(Server):
                 "--no-sync",
             ]
         )
+
+    def crash(self) -> None:
+        """End the server without a checkpoint; the next start recovers from its log."""
+        self.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+        process, self._process = self._process, None
+        if process is not None:
+            process.wait(STOP_TIMEOUT_S)
 
     def url(self, database: str) -> str:
         return f"postgresql://{DATABASE_USER}@{self.host}:{self.port}/{database}"

@@ -23,6 +23,7 @@ from worker.celery_config import celery_config
 from worker.doorbell import CeleryDoorbell
 from worker.jobs.engine_port import SpawnEngine
 from worker.logs import configure_logging
+from worker.redis_transport import harden_redis_transport
 from worker.service import WorkerService
 from worker.tasks import ChunkListener, register_chunk_task
 from worker.watchdog import DEAF_AFTER_S, EXIT_DEAF, DeafnessWatch
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 def create_app(settings: Settings, *, model: ModelKey | None = None) -> Celery:
     """An app that can ring, and for a worker of `model` also listen; touches no network."""
+    harden_redis_transport()
     app = Celery("nightshift", set_as_current=False)
     app.conf.update(celery_config(settings, model))
     return app

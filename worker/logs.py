@@ -12,7 +12,7 @@ from typing import TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 _FIELDS = "{asctime} {levelname} {name} {message}"
-_QUIET_LIBRARIES = ("kombu", "amqp", "celery", "sqlalchemy", "alembic")
+_QUIET_LIBRARIES = ("kombu", "amqp", "celery", "redis", "sqlalchemy", "alembic")
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:

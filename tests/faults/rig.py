@@ -67,9 +67,9 @@ class Node:
         self.worker.process.kill()
         self.worker.process.wait(END_S)
 
-    def pause(self) -> None:
-        """Stop worker and engine where they are."""
-        for process in [*self.process.children(), self.process]:
+    def pause(self, *, with_engine: bool) -> None:
+        """Stop the worker where it is, and its engine too if wanted."""
+        for process in [*(self.process.children() if with_engine else ()), self.process]:
             process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -99,16 +99,24 @@ class Rig:
         self.nodes: list[Node] = []
 
     def start_worker(
-        self, *, script: Script | None = None, failpoint: str = "", **settings: str
+        self,
+        *,
+        script: Script | None = None,
+        failpoint: str = "",
+        clock_offset_s: int = 0,
+        **settings: str,
     ) -> Node:
         """A worker with the fake engine, which follows `script`. Returns before it is ready.
 
-        `failpoint` is what tests.faults.failpoints takes.
+        `failpoint` is what tests.faults.failpoints takes, `clock_offset_s` how far its clock is
+        off.
         """
         artifact = write_script(self.home / f"script-{len(self.nodes)}", script or Script())
         command = ["tests.faults.worker_program", "--artifact", str(artifact)]
         if failpoint:
             command += ["--failpoint", failpoint]
+        if clock_offset_s:
+            command += ["--clock-offset-s", str(clock_offset_s)]
         return self.start(command, **settings)
 
     def start_real_worker(self, model: ModelKey, **settings: str) -> Node:
@@ -130,9 +138,9 @@ class Rig:
         self.nodes.append(node)
         return node
 
-    def start_workers(self, number: int, **options: str) -> list[Node]:
+    def start_workers(self, number: int, *, script: Script | None = None) -> list[Node]:
         """Several workers with the fake engine, ready."""
-        nodes = [self.start_worker(**options) for _ in range(number)]  # type: ignore[arg-type]
+        nodes = [self.start_worker(script=script) for _ in range(number)]
         for node in nodes:
             node.worker.wait_ready()
         return nodes

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
+from cli.stopping import stop_on_signals
+from models.database import connect_database
 from models.errors import NightshiftError
-from models.settings import load_settings
+from models.settings import Settings, load_settings
 from tests.faults.failpoints import Failpoint
 from tests.faults.fake_engine import FAKE_MODEL
 from worker.backends.process import EngineProcess, EngineProcessConfig
 from worker.celery_app import run_celery_worker
+from worker.embedded import EmbeddedWorker
+from worker.jobs.engine_port import SpawnEngine
 from worker.logs import configure_logging
+
+
+def run_embedded_worker(settings: Settings, spawn: SpawnEngine) -> int:
+    """Without a broker, over SQLite."""
+    with (
+        connect_database(settings.resolved_database_url) as database,
+        stop_on_signals() as stop,
+    ):
+        worker = EmbeddedWorker(settings, database, FAKE_MODEL, spawn=spawn)
+        return worker.run_forever(stop.is_set)
 
 
 def main() -> int:
@@ -21,7 +36,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--failpoint", type=Failpoint.parse)
+    parser.add_argument("--clock-offset-s", type=int, default=0)
     arguments = parser.parse_args()
+    true_time = time.time
+    time.time = lambda: true_time() + arguments.clock_offset_s
     if arguments.failpoint:
         arguments.failpoint.install()
     settings = load_settings()
@@ -31,6 +49,8 @@ def main() -> int:
     )
     spawn = partial(EngineProcess, config, module="tests.faults.fake_engine")
     try:
+        if settings.broker_url is None:
+            return run_embedded_worker(settings, spawn)
         return run_celery_worker(settings, FAKE_MODEL, spawn=spawn)
     except NightshiftError as exc:
         sys.stderr.write(f"{exc}\n")
