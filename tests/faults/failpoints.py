@@ -38,6 +38,8 @@ POINTS: Final = {
     "after_claim": Step(("worker.jobs.runner:claim_chunk", "worker.jobs.runner:claim_next")),
     "after_read": Step(("worker.jobs.runner:missing_requests",)),
     "before_commit": Step(("worker.jobs.committer:commit_outcomes",), is_before=True),
+    # The lease is checked, the transaction is open and nothing is inserted.
+    "after_fence": Step(("models.store.commit:_insert_results",), is_before=True),
     # The results are inserted and counted, and the transaction is open.
     "in_commit": Step(("models.store.commit:_log",), is_before=True),
     "after_commit": Step(("worker.jobs.committer:commit_outcomes",)),

@@ -72,7 +72,12 @@ class Node:
         for process in [*(self.process.children() if with_engine else ()), self.process]:
             process.send_signal(signal.SIGSTOP)
 
+    def is_frozen(self) -> bool:
+        """Whether a signal has stopped the worker where it was."""
+        return self.process.status() == psutil.STATUS_STOPPED
+
     def resume(self) -> None:
+        """Let worker and engine go on."""
         for process in [self.process, *self.process.children()]:
             process.send_signal(signal.SIGCONT)
 

@@ -14,18 +14,20 @@ from tests.faults.batches import plain, submit
 from tests.faults.checker import redone
 from tests.faults.fake_engine import Script
 from tests.faults.rig import Rig
-from tests.faults.watching import charged, check, crashes, failed_prompts, held_by, wait_share
+from tests.faults.watching import charged, check, crashes, failed_prompts, held_by, now, wait_share
 
 MICRO_BATCH_REQUESTS = 32
 MOST_CRASHES = 4
 LEASE_TTL_S = 6
 SLOW = Script(step_s=0.01)
+VERY_SLOW = Script(step_s=0.5)
 POINTS = (
     "after_receive:kill",
     "before_claim:kill:2",
     "after_claim:kill",
     "after_read:kill",
     "before_commit:kill",
+    "after_fence:kill",
     "in_commit:kill",
     "after_commit:kill:3",
     "after_renew:kill",
@@ -109,6 +111,28 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(faults: Rig, with_eng
     assert sleeper.is_running
     assert held
     assert other.worker.said("chunk done")
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("point", ["before_commit", "after_fence", "in_commit"])
+def test_a_worker_that_freezes_writes_nothing_late(faults: Rig, point: str) -> None:
+    frozen = faults.start_worker(failpoint=f"{point}:pause", script=SLOW)
+    batch_id = submit(faults.database, plain(200), max_tokens=16)
+    wait_for(frozen.is_frozen, f"the worker freezes {point}")
+    frozen_at, held = now(faults), held_by(faults, frozen)
+    other = faults.start_worker(script=VERY_SLOW)
+    other.worker.wait_ready()
+
+    def may_go_on() -> bool:
+        """Another has what it held, or could not have it because the transaction is open."""
+        is_over = now(faults) > frozen_at + 2 * LEASE_TTL_S
+        return is_over or bool(set(held) & set(held_by(faults, other)))
+
+    wait_for(may_go_on, "its lease is over")
+    frozen.resume()
+    wait_for(lambda: bool(frozen.worker.said("chunk done")), "it goes on")
+    other.kill()  # what it had begun runs out, and it was slow
+    check(faults, batch_id)
 
 
 @pytest.mark.matrix

@@ -31,7 +31,8 @@ def check(faults: Rig, batch_id: str, *, may_fail: Collection[str] = ()) -> None
     """The batch ends completed, and nothing about it is wrong."""
     assert wait_for_end(faults.database, batch_id, timeout_s=END_S).state is BatchState.COMPLETED
     workers = [node.worker for node in faults.nodes]
-    assert violations(faults.database, batch_id, may_fail=may_fail, workers=workers) == []
+    found = violations(faults.database, batch_id, may_fail=may_fail, workers=workers)
+    assert not found, "\n".join(found)
 
 
 def failed_prompts(faults: Rig, batch_id: str) -> dict[str, str]:
