@@ -146,6 +146,20 @@ def release_lease(
     return database.transact(release, replayable=True)
 
 
+def note_running(database: Database, lease: Lease, idx: int) -> None:
+    """Say which request alone runs from now on; raises LeaseLost when the lease is not held.
+
+    When the lease is lost then, this request is to blame and not the whole chunk.
+    """
+    noting = update(chunks).where(IS_HELD).values(running_idx=idx)
+
+    def note(connection: Connection) -> None:
+        if connection.execute(noting, lease_parameters(lease)).rowcount != 1:
+            raise _lost(lease)
+
+    database.transact(note, replayable=True)
+
+
 def missing_requests(database: Database, lease: Lease) -> list[QueuedRequest]:
     """The chunk's requests that have no result yet, in planned order."""
     statement = (
@@ -163,10 +177,7 @@ def missing_requests(database: Database, lease: Lease) -> list[QueuedRequest]:
 def hold_lease(connection: Connection, lease: Lease, ttl_s: float) -> None:
     """The fence: prolong the lease and lock its chunk, or raise LeaseLost."""
     if connection.execute(_PROLONG, {**lease_parameters(lease), "ttl_s": ttl_s}).rowcount != 1:
-        raise LeaseLost(
-            f"worker {lease.worker_id} lost its lease {lease.epoch} on chunk {lease.chunk_id}: "
-            "nothing was written"
-        )
+        raise _lost(lease)
 
 
 def lease_parameters(lease: Lease) -> dict[str, int]:
@@ -235,23 +246,17 @@ def _claim(
         if row is None:
             return False
         chunk = chunk_view(row)
+        crashes: int | None = chunk.crashes
         if chunk.state is ChunkState.LEASED:
-            if _is_given_up(connection, chunk, claimer):
-                return True
-            chunk_crashes = chunk.crashes + 1
-        else:
-            chunk_crashes = chunk.crashes
-        return _lease(connection, chunk, model_key(row), claimer=claimer, crashes=chunk_crashes)
+            crashes = lose_lease(connection, chunk, max_crashes=claimer.max_crashes)
+        if crashes is None:
+            return True
+        return _lease(connection, chunk, model_key(row), claimer=claimer, crashes=crashes)
 
     while not isinstance(claimed := database.transact(claim_one), Lease):
         if not claimed:
             return None
     return claimed
-
-
-def _is_given_up(connection: Connection, chunk: Chunk, claimer: _Claimer) -> bool:
-    target = lose_lease(connection, chunk, max_crashes=claimer.max_crashes)
-    return target is ChunkState.QUARANTINED
 
 
 def _lease(
@@ -263,11 +268,12 @@ def _lease(
     crashes: int,
 ) -> Lease:
     epoch, attempt = chunk.epoch + 1, chunk.attempts + 1
-    values = {"epoch": epoch, "attempts": attempt, "crashes": crashes, "dispatched_at": None}
+    values = {"epoch": epoch, "attempts": attempt, "crashes": crashes}
     lease_until = connection.execute(
         move_chunks(ChunkState.LEASED)
         .where(chunks.c.id == chunk.id, chunks.c.epoch == chunk.epoch)
         .values(worker_id=claimer.worker_id, lease_until=db_now() + claimer.ttl_s, **values)
+        .values(running_idx=None, dispatched_at=None)
         .returning(chunks.c.lease_until)
     ).scalar_one()
     started = {"chunk_id": chunk.id, "epoch": epoch, "worker_id": claimer.worker_id, "n_done": 0}
@@ -283,6 +289,13 @@ def _lease(
         n_requests=chunk.n_requests,
         lease_until=lease_until,
         artifact=connection.execute(artifact).scalar(),
+    )
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(
+        f"worker {lease.worker_id} lost its lease {lease.epoch} on chunk {lease.chunk_id}: "
+        "nothing was written"
     )
 
 

@@ -16,7 +16,7 @@ from models.generation import Refusal
 from models.settings import Settings
 from models.store.batches import finalize_batch
 from models.store.commit import commit_outcomes
-from models.store.leases import release_lease
+from models.store.leases import note_running, release_lease
 from models.store.views import CommitReceipt, Lease, Outcome
 from worker.jobs.held import HeldLease, LeaseBook
 from worker.jobs.lease_keeper import lease_deadline
@@ -96,6 +96,21 @@ class Committer:
             self._close(held)
         self._on_commit(held.lease)
 
+    def note_running(self, held: HeldLease, idx: int) -> bool:
+        """Say in the database that this request runs alone; False when it must not start now.
+
+        What finished before it is written first: when the worker dies, nothing else is blamed.
+        """
+        if held.finished:
+            self.commit(held)
+        if held.finished or not held.usable(time.monotonic()):
+            return False
+        try:
+            return self._patience.attempt(lambda: self._note(held, idx)) is not None
+        except LeaseLost:
+            held.lost = True
+            return False
+
     def release(self, held: HeldLease, reason: str, *, crashed: bool = False) -> None:
         """Give the lease back, or let it run out when the database is away; forget it."""
         self._book.forget(held)
@@ -119,6 +134,10 @@ class Committer:
         return commit_outcomes(
             self._database, held.lease, held.finished, ttl_s=self._settings.lease_ttl_s
         )
+
+    def _note(self, held: HeldLease, idx: int) -> bool:
+        note_running(self._database, held.lease, idx)
+        return True
 
     def _release(self, held: HeldLease, reason: str, *, crashed: bool) -> bool:
         return release_lease(
