@@ -7,7 +7,7 @@ somebody else has claimed since. Only the database's clock decides whether a lea
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -131,17 +131,41 @@ def release_lease(
         chunk = _lock_held(connection, lease)
         if chunk is None:
             return False
-        outcome = AttemptOutcome.CRASHED if crashed else AttemptOutcome.RELEASED
-        close_attempt(connection, chunk, outcome, reason)
+        if not crashed:
+            _hand_back(connection, chunk, reason)
+            return True
+        close_attempt(connection, chunk, AttemptOutcome.CRASHED, reason)
         if not is_wanted(connection, lease.batch_id):
             unlease(connection, chunk, ChunkState.CANCELLED)
-        elif not crashed:
-            unlease(connection, chunk, ChunkState.PENDING, attempts=chunk.attempts - 1)
         elif chunk.crashes + 1 < max_crashes:
             _back_off(connection, chunk)
         else:
             quarantine(connection, chunk, chunk.crashes + 1, reason)
         return True
+
+    return database.transact(release, replayable=True)
+
+
+def release_unknown(
+    database: Database, worker_id: str, known: Collection[tuple[int, int]], *, reason: str
+) -> list[int]:
+    """Give back, uncharged, what the worker holds by the database and not by its own books.
+
+    `known`: chunk and epoch of the leases that it knows. Returns the chunks that were given back.
+    """
+    held = (
+        select(chunks)
+        .where(chunks.c.state == str(ChunkState.LEASED), chunks.c.worker_id == worker_id)
+        .order_by(chunks.c.id)
+        .with_for_update()
+    )
+
+    def release(connection: Connection) -> list[int]:
+        found = [chunk_view(row) for row in connection.execute(held).mappings()]
+        unknown = [chunk for chunk in found if (chunk.id, chunk.epoch) not in known]
+        for chunk in unknown:
+            _hand_back(connection, chunk, reason)
+        return [chunk.id for chunk in unknown]
 
     return database.transact(release, replayable=True)
 
@@ -303,6 +327,15 @@ def _lock_held(connection: Connection, lease: Lease) -> Chunk | None:
     statement = select(chunks).where(IS_HELD).with_for_update()
     row = connection.execute(statement, lease_parameters(lease)).mappings().first()
     return None if row is None else chunk_view(row)
+
+
+def _hand_back(connection: Connection, chunk: Chunk, reason: str) -> None:
+    """End the lease uncharged; the chunk can be claimed at once."""
+    close_attempt(connection, chunk, AttemptOutcome.RELEASED, reason)
+    if is_wanted(connection, chunk.batch_id):
+        unlease(connection, chunk, ChunkState.PENDING, attempts=chunk.attempts - 1)
+    else:
+        unlease(connection, chunk, ChunkState.CANCELLED)
 
 
 def _back_off(connection: Connection, chunk: Chunk) -> None:

@@ -10,12 +10,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from models.database import Database
 from models.errors import EngineError
 from models.model_key import ModelKey
 from models.settings import Settings
-from models.store.leases import claim_chunk, claim_next, missing_requests
+from models.store.leases import claim_chunk, claim_next, missing_requests, release_unknown
 from models.store.views import Lease
 from worker.backends.messages import Ready
 from worker.jobs.committer import Committer
@@ -62,6 +63,7 @@ class ChunkRunner:
         self._on_drain = on_drain
         self._patience = Patience()
         self._until: Callable[[], bool] = lambda: False
+        self._may_hold_unknown = False
         self.book = LeaseBook()
         self.supervisor = EngineSupervisor(spawn, settings)
         self._committer = Committer(
@@ -136,10 +138,7 @@ class ChunkRunner:
         while self._wants_more():
             chunk_id = named()
             sent_at = time.monotonic()
-            if chunk_id is None:
-                lease = self._patience.attempt(lambda: self._claim_next(only_batch))
-            else:
-                lease = self._claim_named(chunk_id, only_batch)
+            lease = self._patience.attempt(partial(self._claim, chunk_id, only_batch))
             if lease is not None:
                 self._hold(lease, sent_at)
             elif chunk_id is None:
@@ -154,17 +153,27 @@ class ChunkRunner:
             and not any(self._feeder.is_suspect(held) for held in self.book.all())
         )
 
+    def _claim(self, chunk_id: int | None, only_batch: str | None) -> Lease | None:
+        """Claim this chunk or the next one; first give back what was leased unknown to us."""
+        self._release_unknown()
+        self._may_hold_unknown = True  # until the answer is here: it may be lost on its way
+        lease = (
+            self._claim_next(only_batch)
+            if chunk_id is None
+            else self._claim_named(chunk_id, only_batch)
+        )
+        self._may_hold_unknown = False
+        return lease
+
     def _claim_named(self, chunk_id: int, only_batch: str | None) -> Lease | None:
-        return self._patience.attempt(
-            lambda: claim_chunk(
-                self._database,
-                chunk_id,
-                self._worker_id,
-                ttl_s=self._settings.lease_ttl_s,
-                model=self._model,
-                only_batch=only_batch,
-                max_crashes=self._settings.max_crashes,
-            )
+        return claim_chunk(
+            self._database,
+            chunk_id,
+            self._worker_id,
+            ttl_s=self._settings.lease_ttl_s,
+            model=self._model,
+            only_batch=only_batch,
+            max_crashes=self._settings.max_crashes,
         )
 
     def _claim_next(self, only_batch: str | None) -> Lease | None:
@@ -176,6 +185,15 @@ class ChunkRunner:
             only_batch=only_batch,
             max_crashes=self._settings.max_crashes,
         )
+
+    def _release_unknown(self) -> None:
+        if not self._may_hold_unknown:
+            return
+        reason = "the worker did not hear that it has the lease, or could not renew it"
+        found = release_unknown(self._database, self._worker_id, self.book.leases, reason=reason)
+        if found:
+            _log.warning("chunks released: %s", reason, extra={"chunks": found})
+        self._may_hold_unknown = False
 
     def _hold(self, lease: Lease, sent_at: float) -> None:
         """Enter a new lease in the book, with the requests that have no result yet."""
@@ -189,6 +207,7 @@ class ChunkRunner:
         requests = self._patience.attempt(lambda: missing_requests(self._database, lease))
         if requests is None:
             self._committer.release(held, "its requests could not be read")
+            self._may_hold_unknown = True  # the database is away for this, too
             return
         held.waiting.extend(requests)
         _log.info(
@@ -207,6 +226,7 @@ class ChunkRunner:
         if not held.usable(time.monotonic()):
             self._feeder.cancel(held)
             self.book.forget(held)
+            self._may_hold_unknown = True  # if nobody took it over, the database was away
             # The commit that closed the chunk may have succeeded with its answer lost.
             self._committer.finalize(lease.batch_id)
             _log.warning(
@@ -255,3 +275,4 @@ class ChunkRunner:
             self._committer.commit_all()
         for held in self.book.all():
             self._committer.release(held, "the worker stops")
+        self._patience.attempt(self._release_unknown)
