@@ -98,6 +98,11 @@ class Settings(BaseModel):
     stall_timeout_s: Seconds = Field(
         default=60, description="An engine without progress for so long is restarted."
     )
+    max_engine_rss_bytes: Count | None = Field(
+        default=None,
+        description="An engine that holds more memory is restarted between two chunks; unset: "
+        "never.",
+    )
     load_timeout_s: Seconds = Field(default=1800, description="Time that loading a model may take.")
     drain_timeout_s: Seconds = Field(
         default=25, description="Time that a stopping worker may take."

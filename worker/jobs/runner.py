@@ -24,6 +24,7 @@ from worker.jobs.engine_port import SpawnEngine
 from worker.jobs.feeding import Feeder
 from worker.jobs.held import HeldLease, LeaseBook
 from worker.jobs.lease_keeper import LeaseKeeper, lease_deadline
+from worker.jobs.memory_watch import MemoryWatch
 from worker.jobs.patience import Patience
 from worker.jobs.supervisor import EngineSupervisor
 
@@ -76,6 +77,7 @@ class ChunkRunner:
         self._feeder = Feeder(
             self.book, supervisor=self.supervisor, committer=self._committer, settings=settings
         )
+        self._memory = MemoryWatch(settings.max_engine_rss_bytes, lambda: self.supervisor.rss_bytes)
         self._keeper = LeaseKeeper(
             self.book,
             database=keeper_database,
@@ -86,6 +88,7 @@ class ChunkRunner:
     def start(self) -> Ready:
         """Load the model; raises ModelError or EngineError, and then no chunk was touched."""
         ready = self.supervisor.start()
+        self._memory.loaded()
         self._keeper.start()
         return ready
 
@@ -115,7 +118,11 @@ class ChunkRunner:
         """
         self._until = until
         while not until():
-            self._claim_ahead(named, only_batch)
+            if not self._memory.is_over():
+                self._claim_ahead(named, only_batch)
+            elif not self.book:
+                self._renew_engine()
+                continue
             if not self.book:
                 return
             try:
@@ -140,6 +147,7 @@ class ChunkRunner:
             sent_at = time.monotonic()
             lease = self._patience.attempt(partial(self._claim, chunk_id, only_batch))
             if lease is not None:
+                self._memory.worked()
                 self._hold(lease, sent_at)
             elif chunk_id is None:
                 return
@@ -252,6 +260,16 @@ class ChunkRunner:
             crashed = bool(held.running)  # what still waited cannot be to blame
             self._committer.release(held, str(exc), crashed=crashed)
         self.supervisor.restart()
+        self._memory.loaded()
+
+    def _renew_engine(self) -> None:
+        """Replace an engine that has grown too big; no lease is held."""
+        self._memory.log_restart()
+        try:
+            self.supervisor.renew()
+            self._memory.loaded()
+        except EngineError as exc:
+            self._recover(exc)
 
     def _culprit(self) -> tuple[HeldLease, int] | None:
         """The only request in the engine, when its chunk was on its last chance."""

@@ -93,6 +93,11 @@ class EngineSupervisor:
                     raise
                 _log.error("the engine did not come back: %s", exc)
 
+    def renew(self) -> Ready:
+        """Replace a healthy engine, which is no crash; raises ModelError or EngineError."""
+        self._end(kill=False)
+        return self._start()
+
     def check(self) -> None:
         """Raise EngineStalled when the engine has been silent for too long."""
         if self._is_stalled(self.engine):
