@@ -43,6 +43,12 @@ class Committer:
         self._patience = patience
         self._on_commit = on_commit
         self._oldest_at: float | None = None
+        self._has_failed = False  # the last commit; nothing was written
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether results wait that the database did not take: no work is started meanwhile."""
+        return self._has_failed and self._book.uncommitted > 0
 
     def take(self, held: HeldLease, outcome: Outcome) -> None:
         """Note a finished request; commits when a micro-batch has come together."""
@@ -86,6 +92,7 @@ class Committer:
         except LeaseLost:
             held.lost = True
             return
+        self._has_failed = receipt is None
         if receipt is None:
             return
         held.finished.clear()

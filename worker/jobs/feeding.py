@@ -49,7 +49,12 @@ class Feeder:
         return max(at_once * 5 // 4, min(self._pace.recent, at_once * _MOST_AHEAD))
 
     def feed(self) -> None:
-        """Give the engine every waiting request that may run now."""
+        """Give the engine every waiting request that may run now.
+
+        None while results cannot be written: what is uncommitted stays what the engine has at most.
+        """
+        if self._committer.is_behind:
+            return
         for held in self._book.all():
             room = min(self._room(held), len(held.waiting))
             if room > 0 and self._may_start(held):

@@ -157,6 +157,7 @@ class ChunkRunner:
             self.book.unfinished < self._feeder.low_water
             and len(self.book) < MAX_LEASES
             and not self._patience.waits
+            and not self._committer.is_behind
             and not self._until()
             and not any(self._feeder.is_suspect(held) for held in self.book.all())
         )
