@@ -48,6 +48,11 @@ class Settings(BaseModel):
         default=None,
         description="SQLAlchemy URL; unset: SQLite in the home folder.",
     )
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=256 * MIB,
+        description="With less free space beside an SQLite database workers claim nothing more, "
+        "and the HTTP API refuses files and batches.",
+    )
     broker_url: str | None = Field(
         default=None,
         description="redis:// or rediss:// URL of the queue; unset: in-process doorbell.",

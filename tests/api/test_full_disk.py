@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from models.database import Database, upgrade
+from models.store.batches import finalize_batch
 from models.store.files import PART_BYTES
 from models.store.views import ServedModel
 from models.store.workers import register_model
@@ -20,7 +21,7 @@ from tests.api.test_hostile_lines import line
 from tests.api.test_uploads import FILE_FIELD, form, purpose
 from tests.full_store import FullStore
 from tests.servers import wait_until
-from tests.store.builders import CHAT, MODEL, count
+from tests.store.builders import CHAT, MODEL, claim, commit, count, submit
 
 FULL = (507, "storage_full", None)
 WINDOW = {"endpoint": CHAT, "completion_window": "24h"}
@@ -86,6 +87,31 @@ def test_a_disk_that_fills_up_during_an_upload_leaves_nothing_to_see(
     check_full(session.post("/v1/files", content=pieces(), headers=multipart, timeout=60))
     assert session.get("/v1/files").json()["data"] == []
     assert count(database, file_parts) == 0
+
+
+def test_with_little_space_left_new_work_is_refused_and_the_rest_goes_on(
+    database: Database, tmp_path: Path
+) -> None:
+    batch = submit(database, 8)
+    lease = claim(database)
+    commit(database, lease, range(8), code="worker_lost")
+    finalize_batch(database, batch.id)
+    with (
+        serving(database, home=tmp_path, min_free_disk_bytes=2**60) as url,
+        client(url, None) as session,
+    ):
+        inline = {**WINDOW, "requests": [json.loads(line("a"))]}
+        for answer in (
+            upload(session, line("a")),
+            session.post("/v1/batches", json={**WINDOW, "input_file_id": batch.file_id}),
+            session.post("/v1/batches", json=inline),
+            session.post(f"/v1/batches/{batch.id}/retry", json={}),
+        ):
+            assert error_of(answer) == FULL
+            assert "NIGHTSHIFT_MIN_FREE_DISK_BYTES" in answer.json()["error"]["message"]
+        assert session.get("/v1/files").status_code == 200
+        (listed,) = session.get("/v1/batches").json()["data"]
+        assert listed["id"] == batch.id
 
 
 @pytest.mark.parametrize("given", ["file", "requests"])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from models.database import Database
+from models.disk_space import DiskSpace
 from models.errors import EngineError
 from models.model_key import ModelKey
 from models.settings import Settings
@@ -65,6 +66,8 @@ class ChunkRunner:
         self._patience = Patience()
         self._until: Callable[[], bool] = lambda: False
         self._may_hold_unknown = False
+        self._space = DiskSpace(database, settings.min_free_disk_bytes)
+        self._lacks_space = False
         self.book = LeaseBook()
         self.supervisor = EngineSupervisor(spawn, settings)
         self._committer = Committer(
@@ -159,8 +162,17 @@ class ChunkRunner:
             and not self._patience.waits
             and not self._committer.is_behind
             and not self._until()
+            and not self._is_disk_low()
             and not any(self._feeder.is_suspect(held) for held in self.book.all())
         )
+
+    def _is_disk_low(self) -> bool:
+        """Whether what is held should be finished first, so that there is room to write it."""
+        shortage = self._space.shortage()
+        if shortage is not None and not self._lacks_space:
+            _log.warning("no chunk is claimed: %s", shortage)
+        self._lacks_space = shortage is not None
+        return self._lacks_space
 
     def _claim(self, chunk_id: int | None, only_batch: str | None) -> Lease | None:
         """Claim this chunk or the next one; first give back what was leased unknown to us."""
