@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from models.database import Database
 from models.errors import StorageFull
@@ -37,8 +38,7 @@ class DiskSpace:
         """One sentence when there is less free space than there should be; else None."""
         if self._file is not None and self._clock() >= self._look_at:
             self._look_at = self._clock() + _PERIOD_S
-            free_bytes = shutil.disk_usage(self._file.parent).free
-            self._shortage = None if free_bytes >= self._min_free_bytes else self._sentence
+            self._shortage = self._sentence if self._is_low(self._file.parent) else None
         return self._shortage
 
     def check(self) -> None:
@@ -46,6 +46,12 @@ class DiskSpace:
         shortage = self.shortage()
         if shortage is not None:
             raise StorageFull(shortage)
+
+    def _is_low(self, folder: Path) -> bool:
+        try:
+            return shutil.disk_usage(folder).free < self._min_free_bytes
+        except OSError:  # what is wrong with the disk the database will say
+            return False
 
     @property
     def _sentence(self) -> str:
