@@ -40,6 +40,7 @@ from api.store_metrics import StoreCollector
 from api.validator import Validator
 from api.watchers import Watchers
 from models.database import Database
+from models.disk_space import DiskSpace
 from models.settings import Settings
 from models.store.files import drop_stale_files
 
@@ -75,6 +76,7 @@ def create_app(settings: Settings, database: Database, *, host: str = LOOPBACK) 
     app.state.services = Services(
         settings=settings,
         database=database,
+        space=DiskSpace(database, settings.min_free_disk_bytes),
         gate=gate,
         wake=background.wake,
         watchers=Watchers(database),

@@ -12,6 +12,7 @@ from api.estimator import Estimator
 from api.gate import Gate
 from api.watchers import Watchers
 from models.database import Database
+from models.disk_space import DiskSpace
 from models.settings import Settings
 
 
@@ -21,6 +22,7 @@ class Services:
 
     settings: Settings
     database: Database
+    space: DiskSpace
     gate: Gate
     wake: Callable[[], None]
     watchers: Watchers

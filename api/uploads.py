@@ -61,7 +61,11 @@ class _Receiver:
 
 
 async def receive_file(request: Request, services: Services, caller: Caller) -> StoredFile:
-    """Store the upload of this request; a broken one leaves nothing. Raises Problem."""
+    """Store the upload of this request; a broken one leaves nothing.
+
+    Raises Problem, and StorageFull before anything is read.
+    """
+    services.space.check()
     refuse_encoding(request)
     receiver = _Receiver(services.settings.max_file_bytes)
     parser = UploadParser(request.headers.get("content-type", ""), receiver.take)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from worker.jobs.engine_port import EnginePort
 
 KEY = "prompt"
-POLL_S = 1.0
+POLL_S = 0.25  # shorter than the engine's reports are apart
 
 
 @with_flag_groups
@@ -55,7 +55,12 @@ def generate(
     process = engine_spawner(settings, key)()
     try:
         process.wait_ready(settings.load_timeout_s)
-        answer = _answer(process, command, show_text=stream and not as_json)
+        answer = _answer(
+            process,
+            command,
+            show_text=stream and not as_json,
+            stall_timeout_s=settings.stall_timeout_s,
+        )
     finally:
         process.kill()
     _show(answer, key, shown=stream, as_json=as_json)
@@ -70,11 +75,21 @@ def _prompt(text: str, system: str | None, completions: bool) -> Prompt:
     return ChatPrompt(messages=(*first, ChatMessage(role="user", content=text)))
 
 
-def _answer(process: EnginePort, command: Add, *, show_text: bool) -> Generation:
-    """Wait for the end of the request; raises RequestRefused when the engine refuses it."""
+def _answer(
+    process: EnginePort, command: Add, *, show_text: bool, stall_timeout_s: float
+) -> Generation:
+    """Wait for the end of the request.
+
+    Raises RequestRefused when the engine refuses it, EngineStalled when it makes no progress.
+    """
+    from worker.jobs.supervisor import check_progress
+
     process.send(command)
     while True:
-        for event in process.receive(POLL_S):
+        events = process.receive(POLL_S)
+        if not events:
+            check_progress(process, stall_timeout_s)
+        for event in events:
             if event.kind == "delta" and show_text:
                 sys.stdout.write(event.text)
                 sys.stdout.flush()

@@ -45,6 +45,12 @@ class Database:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
 
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite database; None: the database is a server's."""
+        name = self._engine.url.database
+        return Path(name) if self.dialect == "sqlite" and name else None
+
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A write transaction; on SQLite it takes the write lock at once."""

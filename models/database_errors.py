@@ -40,6 +40,12 @@ def translate(exc: DBAPIError | PoolTimeout, url: str) -> NightshiftError | None
         return StorageFull(
             f"the disk of the database {url} is full: free some space and run the same again"
         )
+    if getattr(exc.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_WRITE:
+        # What SQLite makes of every failed write but ENOSPC: a quota, or a limit on file sizes.
+        return StorageFull(
+            f"nothing more can be written to the database {url}: free some space, look for a "
+            "quota, a limit on file sizes or a broken disk, and run the same again"
+        )
     if _is_undefined(exc):
         return DatabaseUnavailable(
             f"the tables of the database {url} are missing or old: {UPGRADE_ADVICE}"

@@ -48,6 +48,11 @@ class Settings(BaseModel):
         default=None,
         description="SQLAlchemy URL; unset: SQLite in the home folder.",
     )
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=256 * MIB,
+        description="With less free space beside an SQLite database workers claim nothing more, "
+        "and the HTTP API refuses files and batches.",
+    )
     broker_url: str | None = Field(
         default=None,
         description="redis:// or rediss:// URL of the queue; unset: in-process doorbell.",
@@ -97,6 +102,11 @@ class Settings(BaseModel):
     )
     stall_timeout_s: Seconds = Field(
         default=60, description="An engine without progress for so long is restarted."
+    )
+    max_engine_rss_bytes: Count | None = Field(
+        default=None,
+        description="An engine that holds more memory is restarted between two chunks; unset: "
+        "never.",
     )
     load_timeout_s: Seconds = Field(default=1800, description="Time that loading a model may take.")
     drain_timeout_s: Seconds = Field(

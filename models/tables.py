@@ -131,6 +131,7 @@ chunks: Final = Table(
     Column("lease_until", Double),
     Column("attempts", Integer, nullable=False),  # claims that were not given back
     Column("crashes", Integer, nullable=False),
+    Column("running_idx", Integer),  # on the last chance: what its worker's death is blamed on
     Column("not_before", Double, nullable=False),
     Column("dispatched_at", Double),
     Column("n_dispatches", Integer, nullable=False),

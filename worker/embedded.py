@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from models.database import Database
+from models.disk_space import DiskSpace
 from models.errors import DatabaseUnavailable, EngineCrashed
 from models.model_key import ModelKey
 from models.settings import Settings
@@ -60,7 +61,7 @@ class EmbeddedWorker:
 
         What finished is committed in either case. `on_progress` hears of the batch a few times a
         second, from the caller's thread. Other processes may work on the same batch meanwhile.
-        Raises ModelError, EngineError or DatabaseUnavailable.
+        Raises ModelError, EngineError, DatabaseUnavailable or StorageFull.
         """
         release_leases_of_the_dead(self._database, batch_id)
         batch = finalize_batch(self._database, batch_id)
@@ -108,11 +109,13 @@ class EmbeddedWorker:
     def _work(
         self, active: ActiveWorker, report: _Reporter, should_stop: Callable[[], bool]
     ) -> Batch:
+        space = DiskSpace(self._database, self._settings.min_free_disk_bytes)
         while True:
             active.runner.serve(until=should_stop, only_batch=report.batch_id)
             batch = report.tell_now()
             if batch.is_terminal or should_stop():
                 return batch
+            space.check()
             # What is left is in other hands, or waits after a crash.
             time.sleep(_POLL_S)
             active.runner.check_idle()

@@ -107,6 +107,7 @@ def _read(services: Services, batch_id: str, tenant_id: str) -> BatchObject:
 
 def _create(request: Request, services: Services, caller: Caller, body: CreateBatch) -> Submitted:
     """The batch; the file made of inline requests goes again when no new batch needs it."""
+    services.space.check()
     if body.input_file_id is not None:
         file = require_file(services.database, caller.tenant_id, body.input_file_id)
         return create_batch(services.database, _new(request, caller, body, file))

@@ -45,6 +45,7 @@ def retry(
     if not old.is_terminal:
         message = f"batch {batch_id} is {old.state}: wait for its end or cancel it first"
         raise Problem(409, message, "invalid_state")
+    services.space.check()
     fresh = retry_batch(
         services.database,
         batch_id,

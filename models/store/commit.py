@@ -29,7 +29,7 @@ _TOKENS: Final = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
 _FINISH_CHUNK: Final = (
     move_chunks(ChunkState.DONE)
     .where(IS_HELD, ~exists().where(requests.c.chunk_id == bindparam("of_chunk"), ~has_result()))
-    .values(worker_id=None, lease_until=None)
+    .values(worker_id=None, lease_until=None, running_idx=None)
 )
 _BOOK_ATTEMPT: Final = (
     update(attempts)

@@ -62,7 +62,7 @@ def unlease(connection: Connection, chunk: Chunk, target: ChunkState, **values: 
     connection.execute(
         move_chunks(target)
         .where(chunks.c.id == chunk.id, chunks.c.epoch == chunk.epoch)
-        .values(worker_id=None, lease_until=None, dispatched_at=None, **values)
+        .values(worker_id=None, lease_until=None, running_idx=None, dispatched_at=None, **values)
     )
 
 
@@ -74,21 +74,32 @@ def quarantine(connection: Connection, chunk: Chunk, crashes: int, reason: str) 
     fail_missing(connection, chunk.batch_id, refusal, chunk_id=chunk.id)
 
 
-def lose_lease(connection: Connection, chunk: Chunk, *, max_crashes: int) -> ChunkState:
-    """Book a lease that ran out as a crash; returns where the chunk may go from here.
+def lose_lease(connection: Connection, chunk: Chunk, *, max_crashes: int) -> int | None:
+    """Book a lease that ran out; returns the chunk's crashes from now on, None: it is given up.
 
-    QUARANTINED is done already; with PENDING the caller moves the chunk and charges the crash.
+    The caller moves a chunk that is not given up, and writes the crashes. A request that was noted
+    as running bears the loss alone; when it has its result, nobody does.
     """
     reason = f"worker {chunk.worker_id} did not renew its lease"
     close_attempt(connection, chunk, AttemptOutcome.LOST, reason)
+    if chunk.running_idx is not None:
+        message = f"the request ran alone, after earlier crashes, when {reason}"
+        refusal = Refusal(code="worker_lost", message=message, http_status=None)
+        fail_missing(connection, chunk.batch_id, refusal, idx=chunk.running_idx)
+        return chunk.crashes
     if chunk.crashes + 1 < max_crashes:
-        return ChunkState.PENDING
+        return chunk.crashes + 1
     quarantine(connection, chunk, chunk.crashes + 1, reason)
-    return ChunkState.QUARANTINED
+    return None
 
 
 def fail_missing(
-    connection: Connection, batch_id: str, refusal: Refusal, *, chunk_id: int | None = None
+    connection: Connection,
+    batch_id: str,
+    refusal: Refusal,
+    *,
+    chunk_id: int | None = None,
+    idx: int | None = None,
 ) -> int:
     """Insert an error result for every request without one, and count them."""
     columns = {
@@ -112,6 +123,8 @@ def fail_missing(
     )
     if chunk_id is not None:
         missing = missing.where(requests.c.chunk_id == chunk_id)
+    if idx is not None:
+        missing = missing.where(requests.c.idx == idx)
     inserting = insert_new(connection.dialect.name, results, ("batch_id", "idx"))
     filling = inserting.from_select(list(columns), missing).returning(results.c.idx)
     with whole_batch_join(connection):

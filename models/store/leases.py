@@ -7,7 +7,7 @@ somebody else has claimed since. Only the database's clock decides whether a lea
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -131,12 +131,12 @@ def release_lease(
         chunk = _lock_held(connection, lease)
         if chunk is None:
             return False
-        outcome = AttemptOutcome.CRASHED if crashed else AttemptOutcome.RELEASED
-        close_attempt(connection, chunk, outcome, reason)
+        if not crashed:
+            _hand_back(connection, chunk, reason)
+            return True
+        close_attempt(connection, chunk, AttemptOutcome.CRASHED, reason)
         if not is_wanted(connection, lease.batch_id):
             unlease(connection, chunk, ChunkState.CANCELLED)
-        elif not crashed:
-            unlease(connection, chunk, ChunkState.PENDING, attempts=chunk.attempts - 1)
         elif chunk.crashes + 1 < max_crashes:
             _back_off(connection, chunk)
         else:
@@ -144,6 +144,44 @@ def release_lease(
         return True
 
     return database.transact(release, replayable=True)
+
+
+def release_unknown(
+    database: Database, worker_id: str, known: Collection[tuple[int, int]], *, reason: str
+) -> list[int]:
+    """Give back, uncharged, what the worker holds by the database and not by its own books.
+
+    `known`: chunk and epoch of the leases that it knows. Returns the chunks that were given back.
+    """
+    held = (
+        select(chunks)
+        .where(chunks.c.state == str(ChunkState.LEASED), chunks.c.worker_id == worker_id)
+        .order_by(chunks.c.id)
+        .with_for_update()
+    )
+
+    def release(connection: Connection) -> list[int]:
+        found = [chunk_view(row) for row in connection.execute(held).mappings()]
+        unknown = [chunk for chunk in found if (chunk.id, chunk.epoch) not in known]
+        for chunk in unknown:
+            _hand_back(connection, chunk, reason)
+        return [chunk.id for chunk in unknown]
+
+    return database.transact(release, replayable=True)
+
+
+def note_running(database: Database, lease: Lease, idx: int) -> None:
+    """Say which request alone runs from now on; raises LeaseLost when the lease is not held.
+
+    When the lease is lost then, this request is to blame and not the whole chunk.
+    """
+    noting = update(chunks).where(IS_HELD).values(running_idx=idx)
+
+    def note(connection: Connection) -> None:
+        if connection.execute(noting, lease_parameters(lease)).rowcount != 1:
+            raise _lost(lease)
+
+    database.transact(note, replayable=True)
 
 
 def missing_requests(database: Database, lease: Lease) -> list[QueuedRequest]:
@@ -163,10 +201,7 @@ def missing_requests(database: Database, lease: Lease) -> list[QueuedRequest]:
 def hold_lease(connection: Connection, lease: Lease, ttl_s: float) -> None:
     """The fence: prolong the lease and lock its chunk, or raise LeaseLost."""
     if connection.execute(_PROLONG, {**lease_parameters(lease), "ttl_s": ttl_s}).rowcount != 1:
-        raise LeaseLost(
-            f"worker {lease.worker_id} lost its lease {lease.epoch} on chunk {lease.chunk_id}: "
-            "nothing was written"
-        )
+        raise _lost(lease)
 
 
 def lease_parameters(lease: Lease) -> dict[str, int]:
@@ -235,23 +270,17 @@ def _claim(
         if row is None:
             return False
         chunk = chunk_view(row)
+        crashes: int | None = chunk.crashes
         if chunk.state is ChunkState.LEASED:
-            if _is_given_up(connection, chunk, claimer):
-                return True
-            chunk_crashes = chunk.crashes + 1
-        else:
-            chunk_crashes = chunk.crashes
-        return _lease(connection, chunk, model_key(row), claimer=claimer, crashes=chunk_crashes)
+            crashes = lose_lease(connection, chunk, max_crashes=claimer.max_crashes)
+        if crashes is None:
+            return True
+        return _lease(connection, chunk, model_key(row), claimer=claimer, crashes=crashes)
 
     while not isinstance(claimed := database.transact(claim_one), Lease):
         if not claimed:
             return None
     return claimed
-
-
-def _is_given_up(connection: Connection, chunk: Chunk, claimer: _Claimer) -> bool:
-    target = lose_lease(connection, chunk, max_crashes=claimer.max_crashes)
-    return target is ChunkState.QUARANTINED
 
 
 def _lease(
@@ -263,11 +292,12 @@ def _lease(
     crashes: int,
 ) -> Lease:
     epoch, attempt = chunk.epoch + 1, chunk.attempts + 1
-    values = {"epoch": epoch, "attempts": attempt, "crashes": crashes, "dispatched_at": None}
+    values = {"epoch": epoch, "attempts": attempt, "crashes": crashes}
     lease_until = connection.execute(
         move_chunks(ChunkState.LEASED)
         .where(chunks.c.id == chunk.id, chunks.c.epoch == chunk.epoch)
         .values(worker_id=claimer.worker_id, lease_until=db_now() + claimer.ttl_s, **values)
+        .values(running_idx=None, dispatched_at=None)
         .returning(chunks.c.lease_until)
     ).scalar_one()
     started = {"chunk_id": chunk.id, "epoch": epoch, "worker_id": claimer.worker_id, "n_done": 0}
@@ -286,10 +316,26 @@ def _lease(
     )
 
 
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(
+        f"worker {lease.worker_id} lost its lease {lease.epoch} on chunk {lease.chunk_id}: "
+        "nothing was written"
+    )
+
+
 def _lock_held(connection: Connection, lease: Lease) -> Chunk | None:
     statement = select(chunks).where(IS_HELD).with_for_update()
     row = connection.execute(statement, lease_parameters(lease)).mappings().first()
     return None if row is None else chunk_view(row)
+
+
+def _hand_back(connection: Connection, chunk: Chunk, reason: str) -> None:
+    """End the lease uncharged; the chunk can be claimed at once."""
+    close_attempt(connection, chunk, AttemptOutcome.RELEASED, reason)
+    if is_wanted(connection, chunk.batch_id):
+        unlease(connection, chunk, ChunkState.PENDING, attempts=chunk.attempts - 1)
+    else:
+        unlease(connection, chunk, ChunkState.CANCELLED)
 
 
 def _back_off(connection: Connection, chunk: Chunk) -> None:

@@ -68,11 +68,12 @@ def _end_some(connection: Connection, max_crashes: int) -> list[ChunkState]:
 
 
 def _end_lease(connection: Connection, chunk: Chunk, max_crashes: int) -> ChunkState:
-    target = lose_lease(connection, chunk, max_crashes=max_crashes)
-    if target is ChunkState.PENDING:
-        if not is_wanted(connection, chunk.batch_id):
-            target = ChunkState.CANCELLED
-        unlease(connection, chunk, target, crashes=chunk.crashes + 1)
+    crashes = lose_lease(connection, chunk, max_crashes=max_crashes)
+    if crashes is None:
+        return ChunkState.QUARANTINED
+    wanted = is_wanted(connection, chunk.batch_id)
+    target = ChunkState.PENDING if wanted else ChunkState.CANCELLED
+    unlease(connection, chunk, target, crashes=crashes)
     return target
 
 

@@ -129,6 +129,7 @@ class Chunk:
     lease_until: float | None
     attempts: int
     crashes: int
+    running_idx: int | None
     not_before: float
     dispatched_at: float | None
     n_dispatches: int

@@ -1,7 +1,7 @@
 """An engine process over a scripted backend: `python -m tests.backends.scripted_server FD KIND`.
 
 Torch-free, so it starts at once. Prompts that say what to do drive it: `break the tokenizer`,
-`crash`, and anything else is answered with itself.
+`crash`, `stand still`, `go on` (both without an end), and anything else is answered with itself.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterable
 
 from models.errors import UnsupportedModel
@@ -21,6 +22,7 @@ from worker.engine.counters import EngineCounters
 TIMINGS = Timings(
     tokenize_s=0, queue_s=0, prefill_s=0, time_to_first_token_s=0, decode_s=0, total_s=0
 )
+ENDLESS = {"stand still", "go on"}
 
 
 class ScriptedBackend:
@@ -55,6 +57,10 @@ class ScriptedBackend:
             self._waiting.pop(key, None)
 
     def step(self) -> list[Finished | Delta]:
+        if ENDLESS & set(self._waiting.values()):
+            self._steps += "go on" in self._waiting.values()
+            time.sleep(0.01)
+            return []
         self._steps += 1
         print("a library prints to standard output", flush=True)  # noqa: T201
         key, text = self._waiting.popitem()

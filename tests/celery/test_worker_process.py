@@ -12,8 +12,9 @@ from sqlalchemy import text
 
 from models.database import Database
 from models.settings import load_settings
-from models.states import BatchState, ChunkState
+from models.states import BatchState, ChunkState, ResultStatus
 from models.store.batches import get_batch, list_chunks
+from models.store.results import stream_records
 from models.store.views import Ring
 from models.store.workers import live_workers
 from tests.celery.cluster import MODEL, Cluster, WorkerProcess, submit, wait_for, wait_for_end
@@ -120,6 +121,46 @@ def test_a_killed_engine_is_replaced_and_the_batch_completes(
     assert wait_for_end(database, batch_id).completed == 200
     assert worker.said("the engine failed")
     assert count_rows(database, batch_id) == (200, 200)
+
+
+def test_a_worker_killed_on_a_chunk_s_last_chance_costs_the_request_that_ran(
+    nodes: Cluster, database: Database
+) -> None:
+    batch_id = submit(database, 12, max_tokens=200, chunk_requests=12)
+    with database.begin() as connection:
+        connection.execute(text("UPDATE chunks SET attempts = 2, crashes = 2"))
+    worker = nodes.start_worker()
+    worker.wait_ready()
+    running_idx = stop_while_one_runs(database, worker)
+    worker.process.kill()
+    nodes.start_worker()
+    batch = wait_for_end(database, batch_id)
+    assert (batch.completed, batch.failed) == (11, 1)
+    (failure,) = stream_records(database, batch_id, status=ResultStatus.ERROR)
+    assert failure.idx == running_idx
+    assert failure.refusal is not None
+    assert failure.refusal.code == "worker_lost"
+
+
+def stop_while_one_runs(database: Database, worker: WorkerProcess) -> int:
+    """Freeze the worker at a moment when a noted request has no result, and tell which."""
+    query = text(
+        "SELECT running_idx FROM chunks WHERE running_idx IS NOT NULL"
+        " AND running_idx NOT IN (SELECT idx FROM results)"
+        " FOR UPDATE SKIP LOCKED"  # not while a commit of the worker is on its way
+    )
+    found: list[int] = []
+
+    def is_stopped() -> bool:
+        worker.process.send_signal(signal.SIGSTOP)
+        with database.read() as connection:
+            found.extend(connection.execute(query).scalars())
+        if not found:
+            worker.process.send_signal(signal.SIGCONT)
+        return bool(found)
+
+    wait_for(is_stopped, "a request runs alone")
+    return found[0]
 
 
 def test_messages_that_make_no_sense_are_dropped(

@@ -21,6 +21,7 @@ class Script:
 
     def __init__(self) -> None:
         self.per_turn = 8
+        self.padding = ""  # after every answer, to make it long
         self.crashes_on: Callable[[str], bool] = lambda _: False
         self.refuses: Callable[[str], bool] = lambda _: False
         self.holds: Callable[[str], bool] = lambda _: False
@@ -126,7 +127,7 @@ class ScriptedEngine:
         if self._script.refuses(text):
             refusal = Refusal(code="context_length_exceeded", message="too long", param="prompt")
             return Finished(key=add.key, refusal=refusal)
-        return Finished(key=add.key, generation=generation(text[::-1]))
+        return Finished(key=add.key, generation=generation(text[::-1] + self._script.padding))
 
     def _progress(self) -> Progress:
         return Progress(

@@ -18,6 +18,7 @@ from models.store.leases import claim_next
 from models.store.views import Lease
 from tests.jobs.conftest import CHUNK_REQUESTS, MODEL, JobStore, MakeRunner, expected_texts
 from tests.jobs.scripted_engine import Script
+from tests.servers import wait_until
 from worker.jobs.held import HeldLease, LeaseBook
 from worker.jobs.lease_keeper import LeaseKeeper
 from worker.jobs.patience import Patience
@@ -76,6 +77,103 @@ def test_an_outage_longer_than_the_lease_fences_the_worker_off(
     assert not runner.book
     assert store.texts(batch_id) == {}
     assert store.chunks(batch_id)[0].state is ChunkState.LEASED  # for the sweep to end
+
+
+class LostReply:
+    """The connection breaks right after the COMMIT of the transactions that are chosen."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.chosen: Callable[[str], bool] = lambda _: False
+        transact = Database.transact
+
+        def lose(database: Database, work: Callable[..., Any], **options: Any) -> Any:
+            result = transact(database, work, **options)
+            if self.chosen(work.__qualname__):
+                self.chosen = lambda _: False
+                raise DatabaseUnavailable("the connection was closed")
+            return result
+
+        monkeypatch.setattr(Database, "transact", lose)
+
+
+@pytest.fixture
+def lost_reply(monkeypatch: pytest.MonkeyPatch) -> LostReply:
+    return LostReply(monkeypatch)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_claim_whose_answer_was_lost_is_given_back_and_charged_to_nobody(
+    store: JobStore,
+    script: Script,
+    make_runner: MakeRunner,
+    lost_reply: LostReply,
+    number: int,
+) -> None:
+    """The second one is lost while the first one's lease is held, which must not be given back."""
+    batch_id = store.submit(2 * CHUNK_REQUESTS)
+    claims = 0
+
+    def is_it(name: str) -> bool:
+        nonlocal claims
+        claims += "_claim." in name
+        return claims == number
+
+    lost_reply.chosen = is_it
+    runner = make_runner(max_sequences=2 * CHUNK_REQUESTS)
+    deadline = time.monotonic() + 30
+    while not store.batch(batch_id).is_terminal and time.monotonic() < deadline:
+        runner.serve(until=lambda: False)
+    assert store.texts(batch_id) == expected_texts(2 * CHUNK_REQUESTS)
+    assert len(script.answered) == 2 * CHUNK_REQUESTS
+    assert [(chunk.attempts, chunk.crashes) for chunk in store.chunks(batch_id)] == [(1, 0)] * 2
+    assert sorted(chunk.epoch for chunk in store.chunks(batch_id)) == [1, 2]
+
+
+def test_a_commit_that_closed_a_chunk_unheard_gives_nothing_back(
+    store: JobStore, script: Script, make_runner: MakeRunner, lost_reply: LostReply
+) -> None:
+    batch_id = store.submit(CHUNK_REQUESTS)
+
+    def is_last_commit(name: str) -> bool:
+        return "commit_outcomes." in name and store.chunks(batch_id)[0].state is ChunkState.DONE
+
+    lost_reply.chosen = is_last_commit
+    runner = make_runner()
+    runner.serve(until=lambda: store.batch(batch_id).is_terminal)
+    assert store.texts(batch_id) == expected_texts(CHUNK_REQUESTS)
+    assert len(script.answered) == CHUNK_REQUESTS
+    assert [(chunk.epoch, chunk.crashes) for chunk in store.chunks(batch_id)] == [(1, 0)]
+
+
+def test_a_worker_that_stops_gives_back_what_it_did_not_hear_of(
+    store: JobStore, make_runner: MakeRunner, lost_reply: LostReply
+) -> None:
+    batch_id = store.submit(CHUNK_REQUESTS)
+    lost_reply.chosen = lambda name: "_claim." in name
+    runner = make_runner()
+    runner.serve(until=lambda: False)  # nothing is held, as far as it knows
+    assert store.chunks(batch_id)[0].state is ChunkState.LEASED
+    wait_until(lambda: not runner._patience.waits, "the database may be asked again")
+    runner.serve(until=lambda: True)
+    (chunk,) = store.chunks(batch_id)
+    assert (chunk.state, chunk.attempts, chunk.crashes) == (ChunkState.PENDING, 0, 0)
+
+
+def test_a_worker_back_from_a_long_outage_is_not_charged_for_it(
+    store: JobStore, script: Script, make_runner: MakeRunner, outage: Outage
+) -> None:
+    batch_id = store.submit(CHUNK_REQUESTS)
+    runner = make_runner(lease_ttl_s=1.2, renew_period_s=0.2)
+    script.on_turn = lambda: setattr(outage, "is_on", True)
+    runner.serve(until=lambda: False)
+    assert not runner.book
+    outage.is_on, script.on_turn = False, lambda: None
+    deadline = time.monotonic() + 30
+    while not store.batch(batch_id).is_terminal and time.monotonic() < deadline:
+        runner.serve(until=lambda: False)
+    assert store.texts(batch_id) == expected_texts(CHUNK_REQUESTS)
+    (chunk,) = store.chunks(batch_id)
+    assert (chunk.epoch, chunk.attempts, chunk.crashes) == (2, 1, 0)
 
 
 def test_leases_are_not_renewed_for_an_engine_without_signs_of_life(store: JobStore) -> None:

@@ -189,21 +189,6 @@ def test_after_a_crash_only_missing_requests_are_made_again(
     assert len(script.answered) == 20  # what had finished at the crash was saved
 
 
-def test_a_request_that_always_crashes_costs_only_itself(
-    store: JobStore, script: Script, make_runner: MakeRunner
-) -> None:
-    batch_id = store.submit(40)
-    script.crashes_on = lambda prompt: prompt.endswith("0013")
-    runner = make_runner(max_crashes=3)
-    deadline = time.monotonic() + 30
-    while not store.batch(batch_id).is_terminal and time.monotonic() < deadline:
-        let_back_off_pass(store)
-        runner.serve(until=never)
-    assert store.errors(batch_id) == {13: "worker_lost"}
-    assert len(store.texts(batch_id)) == 39
-    assert len(script.engines) - 1 <= 3
-
-
 def test_a_chunk_that_crashed_before_runs_alone_and_is_not_charged_for_others(
     store: JobStore, script: Script, make_runner: MakeRunner
 ) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from models.database import Database
-from models.errors import LeaseLost
+from models.errors import DatabaseUnavailable, LeaseLost
 from models.model_key import ModelKey, Weights
 from models.states import AttemptOutcome, BatchState, ChunkState
 from models.store.batches import cancel_batch, get_batch, list_chunks
@@ -20,6 +20,7 @@ from models.store.leases import (
     claim_next,
     missing_requests,
     release_lease,
+    release_unknown,
     renew_lease,
 )
 from models.store.results import stream_records
@@ -38,6 +39,7 @@ from tests.store.builders import (
     end_back_offs,
     end_leases,
     finish,
+    lose_a_reply,
     submit,
     work_off,
 )
@@ -178,6 +180,50 @@ def test_an_interrupted_lease_costs_no_attempt_and_no_time(database: Database) -
     assert (attempt["outcome"], attempt["error"]) == (AttemptOutcome.RELEASED, "drained")
     again = claim(database)
     assert (again.epoch, again.attempt) == (2, 1)
+
+
+def test_what_a_worker_does_not_know_of_is_given_back_uncharged(database: Database) -> None:
+    submit(database, 32)
+    known, unknown, stale = claim(database, "w1"), claim(database, "w1"), claim(database, "w1")
+    other = claim(database, "w2")
+    books = {(known.chunk_id, known.epoch), (stale.chunk_id, stale.epoch - 1)}
+    found = release_unknown(database, "w1", books, reason="no answer")
+    assert found == [unknown.chunk_id, stale.chunk_id]
+    for lease in (unknown, stale):
+        chunk = chunk_of(database, lease)
+        assert (chunk.state, chunk.attempts, chunk.crashes) == (ChunkState.PENDING, 0, 0)
+        (attempt,) = attempts_of(database, lease)
+        assert (attempt["outcome"], attempt["error"]) == (AttemptOutcome.RELEASED, "no answer")
+    for lease in (known, other):
+        renew_lease(database, lease, TTL_S)
+    assert release_unknown(database, "w1", books, reason="no answer") == []
+
+
+def test_a_chunk_that_is_done_is_not_given_back(database: Database) -> None:
+    submit(database, 8)
+    lease = claim(database, "w1")
+    finish(database, lease)
+    assert release_unknown(database, "w1", set(), reason="no answer") == []
+    assert chunk_of(database, lease).state is ChunkState.DONE
+
+
+def test_an_unknown_lease_of_a_cancelled_batch_is_cancelled(database: Database) -> None:
+    batch = submit(database, 8)
+    lease = claim(database, "w1")
+    cancel_batch(database, batch.id)
+    assert release_unknown(database, "w1", set(), reason="no answer") == [lease.chunk_id]
+    assert chunk_of(database, lease).state is ChunkState.CANCELLED
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back(postgres_database: Database) -> None:
+    submit(postgres_database, 8)
+    broken = lose_a_reply(postgres_database)
+    with pytest.raises(DatabaseUnavailable):
+        claim(postgres_database, "w1")
+    assert broken
+    assert claim_next(postgres_database, MODEL, "w2", ttl_s=TTL_S) is None
+    assert len(release_unknown(postgres_database, "w1", set(), reason="no answer")) == 1
+    assert claim(postgres_database, "w2").attempt == 1
 
 
 def test_a_crashed_lease_makes_the_chunk_wait(database: Database) -> None:

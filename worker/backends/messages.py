@@ -82,7 +82,7 @@ class Delta(Frozen):
 
 
 class Progress(Frozen):
-    """A sign of life from the thread that computes: twice a second at work, once when idle.
+    """A report from the thread that computes: twice a second at work, once when idle.
 
     One also follows the answer after which nothing is left to do, so the figures are then whole.
     The counters only grow; `prompt_tokens` counts tokens computed, without cached ones.

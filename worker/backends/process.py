@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -41,6 +40,7 @@ from worker.backends.messages import (
 )
 from worker.backends.process_config import EngineProcessConfig
 from worker.backends.process_environment import engine_environment
+from worker.backends.signs_of_life import SignsOfLife
 from worker.backends.threads import compute_threads
 
 __all__ = ["EngineProcess", "EngineProcessConfig"]
@@ -72,7 +72,7 @@ class EngineProcess:
         self._stopping = False
         self._peak_rss_bytes = 0
         self._forward_s = 0.0
-        self._last_sign = time.monotonic()
+        self._signs = SignsOfLife()
         self._spawned, self._read_all = threading.Event(), threading.Event()
         for target in (self._run, self._read, self._write):
             threading.Thread(target=target, name=f"engine-{target.__name__}", daemon=True).start()
@@ -106,9 +106,12 @@ class EngineProcess:
 
     @property
     def seconds_since_sign_of_life(self) -> float:
-        """Seconds since the engine's last event; a healthy ready engine stays below about 1.5."""
+        """Seconds since the engine's last progress; see `SignsOfLife`.
+
+        A healthy ready engine stays below about 1.5, or the length of a step.
+        """
         with self._changed:
-            return time.monotonic() - self._last_sign
+            return self._signs.seconds_since
 
     @property
     def peak_rss_bytes(self) -> int:
@@ -238,7 +241,7 @@ class EngineProcess:
     def _take(self, events: Sequence[Event]) -> None:
         """Events that came together are given out together, so that nobody wakes up for each."""
         with self._changed:
-            self._last_sign = time.monotonic()
+            self._signs.note(events)
             for event in events:
                 if isinstance(event, Ready | Progress):
                     self._peak_rss_bytes = max(self._peak_rss_bytes, event.peak_rss_bytes)

@@ -16,7 +16,7 @@ from models.generation import Refusal
 from models.settings import Settings
 from models.store.batches import finalize_batch
 from models.store.commit import commit_outcomes
-from models.store.leases import release_lease
+from models.store.leases import note_running, release_lease
 from models.store.views import CommitReceipt, Lease, Outcome
 from worker.jobs.held import HeldLease, LeaseBook
 from worker.jobs.lease_keeper import lease_deadline
@@ -43,6 +43,12 @@ class Committer:
         self._patience = patience
         self._on_commit = on_commit
         self._oldest_at: float | None = None
+        self._has_failed = False  # the last commit; nothing was written
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether results wait that the database did not take: no work is started meanwhile."""
+        return self._has_failed and self._book.uncommitted > 0
 
     def take(self, held: HeldLease, outcome: Outcome) -> None:
         """Note a finished request; commits when a micro-batch has come together."""
@@ -86,6 +92,7 @@ class Committer:
         except LeaseLost:
             held.lost = True
             return
+        self._has_failed = receipt is None
         if receipt is None:
             return
         held.finished.clear()
@@ -95,6 +102,21 @@ class Committer:
         if receipt.chunk_done:
             self._close(held)
         self._on_commit(held.lease)
+
+    def note_running(self, held: HeldLease, idx: int) -> bool:
+        """Say in the database that this request runs alone; False when it must not start now.
+
+        What finished before it is written first: when the worker dies, nothing else is blamed.
+        """
+        if held.finished:
+            self.commit(held)
+        if held.finished or not held.usable(time.monotonic()):
+            return False
+        try:
+            return self._patience.attempt(lambda: self._note(held, idx)) is not None
+        except LeaseLost:
+            held.lost = True
+            return False
 
     def release(self, held: HeldLease, reason: str, *, crashed: bool = False) -> None:
         """Give the lease back, or let it run out when the database is away; forget it."""
@@ -119,6 +141,10 @@ class Committer:
         return commit_outcomes(
             self._database, held.lease, held.finished, ttl_s=self._settings.lease_ttl_s
         )
+
+    def _note(self, held: HeldLease, idx: int) -> bool:
+        note_running(self._database, held.lease, idx)
+        return True
 
     def _release(self, held: HeldLease, reason: str, *, crashed: bool) -> bool:
         return release_lease(

@@ -16,7 +16,7 @@ class EnginePort(Protocol):
 
     @property
     def seconds_since_sign_of_life(self) -> float:
-        """Seconds since the engine last sent anything."""
+        """Seconds since the engine last made progress, or was idle and said so."""
 
     @property
     def peak_rss_bytes(self) -> int:

@@ -1,7 +1,8 @@
 """Hands requests to the engine and takes its answers back; the only place that does.
 
-Requests of a chunk that has crashed an engine before run without company, and before its last
-chance one at a time: then a further crash says which request is to blame.
+Requests of a chunk that has crashed an engine before run without company, and on its last chance
+one at a time, each noted in the database first: then a further crash, or the death of this whole
+worker, says which request is to blame.
 """
 
 from __future__ import annotations
@@ -48,10 +49,15 @@ class Feeder:
         return max(at_once * 5 // 4, min(self._pace.recent, at_once * _MOST_AHEAD))
 
     def feed(self) -> None:
-        """Give the engine every waiting request that may run now."""
+        """Give the engine every waiting request that may run now.
+
+        None while results cannot be written: what is uncommitted stays what the engine has at most.
+        """
+        if self._committer.is_behind:
+            return
         for held in self._book.all():
             room = min(self._room(held), len(held.waiting))
-            if room > 0:
+            if room > 0 and self._may_start(held):
                 self._send(held, [held.waiting.popleft() for _ in range(room)])
 
     def collect(self, timeout_s: float) -> None:
@@ -99,6 +105,12 @@ class Feeder:
         if suspects_run or (self.is_suspect(held) and others_run):
             return 0
         return 1 - len(held.running) if self.is_last_chance(held) else len(held.waiting)
+
+    def _may_start(self, held: HeldLease) -> bool:
+        """Whether the next request of the lease may go; False while it cannot be noted."""
+        if not self.is_last_chance(held):
+            return True
+        return self._committer.note_running(held, held.waiting[0].idx)
 
     def _send(self, held: HeldLease, requests: Sequence[QueuedRequest]) -> None:
         adds = [

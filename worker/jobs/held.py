@@ -83,6 +83,12 @@ class LeaseBook:
         for held in self.all():
             held.cancelled = held.cancelled or held.lease.batch_id == batch_id
 
+    @property
+    def leases(self) -> set[tuple[int, int]]:
+        """Chunk and epoch of every lease."""
+        with self._lock:
+            return set(self._held)
+
     def holds(self, chunk_id: int) -> bool:
         """Whether any lease on the chunk is held."""
         return any(held.lease.chunk_id == chunk_id for held in self.all())

@@ -1,7 +1,7 @@
 """Keeps held leases alive from a thread and a database connection of its own.
 
-A lease is renewed only while the engine shows signs of life: a heartbeat that is not tied to
-progress would keep a hung engine's chunks for ever.
+A lease is renewed only while the engine makes progress: a heartbeat that is not tied to it would
+keep a hung engine's chunks for ever.
 """
 
 from __future__ import annotations

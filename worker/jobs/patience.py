@@ -1,4 +1,4 @@
-"""Waiting in place while the database is away: work is not given up and nobody is charged."""
+"""Waiting in place while the database is away or full: work is not given up, nobody is charged."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ class Patience:
         return result
 
     def _back_off(self, exc: Exception) -> None:
-        _log.warning("the database is away; trying again in %.1f s: %s", self._pause_s, exc)
+        _log.warning("the database took nothing; trying again in %.1f s: %s", self._pause_s, exc)
         self._retry_at = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)

@@ -10,12 +10,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from models.database import Database
+from models.disk_space import DiskSpace
 from models.errors import EngineError
 from models.model_key import ModelKey
 from models.settings import Settings
-from models.store.leases import claim_chunk, claim_next, missing_requests
+from models.store.leases import claim_chunk, claim_next, missing_requests, release_unknown
 from models.store.views import Lease
 from worker.backends.messages import Ready
 from worker.jobs.committer import Committer
@@ -23,6 +25,7 @@ from worker.jobs.engine_port import SpawnEngine
 from worker.jobs.feeding import Feeder
 from worker.jobs.held import HeldLease, LeaseBook
 from worker.jobs.lease_keeper import LeaseKeeper, lease_deadline
+from worker.jobs.memory_watch import MemoryWatch
 from worker.jobs.patience import Patience
 from worker.jobs.supervisor import EngineSupervisor
 
@@ -62,6 +65,9 @@ class ChunkRunner:
         self._on_drain = on_drain
         self._patience = Patience()
         self._until: Callable[[], bool] = lambda: False
+        self._may_hold_unknown = False
+        self._space = DiskSpace(database, settings.min_free_disk_bytes)
+        self._lacks_space = False
         self.book = LeaseBook()
         self.supervisor = EngineSupervisor(spawn, settings)
         self._committer = Committer(
@@ -74,6 +80,7 @@ class ChunkRunner:
         self._feeder = Feeder(
             self.book, supervisor=self.supervisor, committer=self._committer, settings=settings
         )
+        self._memory = MemoryWatch(settings.max_engine_rss_bytes, lambda: self.supervisor.rss_bytes)
         self._keeper = LeaseKeeper(
             self.book,
             database=keeper_database,
@@ -84,6 +91,7 @@ class ChunkRunner:
     def start(self) -> Ready:
         """Load the model; raises ModelError or EngineError, and then no chunk was touched."""
         ready = self.supervisor.start()
+        self._memory.loaded()
         self._keeper.start()
         return ready
 
@@ -113,7 +121,11 @@ class ChunkRunner:
         """
         self._until = until
         while not until():
-            self._claim_ahead(named, only_batch)
+            if not self._memory.is_over():
+                self._claim_ahead(named, only_batch)
+            elif not self.book:
+                self._renew_engine()
+                continue
             if not self.book:
                 return
             try:
@@ -136,11 +148,9 @@ class ChunkRunner:
         while self._wants_more():
             chunk_id = named()
             sent_at = time.monotonic()
-            if chunk_id is None:
-                lease = self._patience.attempt(lambda: self._claim_next(only_batch))
-            else:
-                lease = self._claim_named(chunk_id, only_batch)
+            lease = self._patience.attempt(partial(self._claim, chunk_id, only_batch))
             if lease is not None:
+                self._memory.worked()
                 self._hold(lease, sent_at)
             elif chunk_id is None:
                 return
@@ -150,21 +160,41 @@ class ChunkRunner:
             self.book.unfinished < self._feeder.low_water
             and len(self.book) < MAX_LEASES
             and not self._patience.waits
+            and not self._committer.is_behind
             and not self._until()
+            and not self._is_disk_low()
             and not any(self._feeder.is_suspect(held) for held in self.book.all())
         )
 
+    def _is_disk_low(self) -> bool:
+        """Whether what is held should be finished first, so that there is room to write it."""
+        shortage = self._space.shortage()
+        if shortage is not None and not self._lacks_space:
+            _log.warning("no chunk is claimed: %s", shortage)
+        self._lacks_space = shortage is not None
+        return self._lacks_space
+
+    def _claim(self, chunk_id: int | None, only_batch: str | None) -> Lease | None:
+        """Claim this chunk or the next one; first give back what was leased unknown to us."""
+        self._release_unknown()
+        self._may_hold_unknown = True  # until the answer is here: it may be lost on its way
+        lease = (
+            self._claim_next(only_batch)
+            if chunk_id is None
+            else self._claim_named(chunk_id, only_batch)
+        )
+        self._may_hold_unknown = False
+        return lease
+
     def _claim_named(self, chunk_id: int, only_batch: str | None) -> Lease | None:
-        return self._patience.attempt(
-            lambda: claim_chunk(
-                self._database,
-                chunk_id,
-                self._worker_id,
-                ttl_s=self._settings.lease_ttl_s,
-                model=self._model,
-                only_batch=only_batch,
-                max_crashes=self._settings.max_crashes,
-            )
+        return claim_chunk(
+            self._database,
+            chunk_id,
+            self._worker_id,
+            ttl_s=self._settings.lease_ttl_s,
+            model=self._model,
+            only_batch=only_batch,
+            max_crashes=self._settings.max_crashes,
         )
 
     def _claim_next(self, only_batch: str | None) -> Lease | None:
@@ -176,6 +206,15 @@ class ChunkRunner:
             only_batch=only_batch,
             max_crashes=self._settings.max_crashes,
         )
+
+    def _release_unknown(self) -> None:
+        if not self._may_hold_unknown:
+            return
+        reason = "the worker did not hear that it has the lease, or could not renew it"
+        found = release_unknown(self._database, self._worker_id, self.book.leases, reason=reason)
+        if found:
+            _log.warning("chunks released: %s", reason, extra={"chunks": found})
+        self._may_hold_unknown = False
 
     def _hold(self, lease: Lease, sent_at: float) -> None:
         """Enter a new lease in the book, with the requests that have no result yet."""
@@ -189,6 +228,7 @@ class ChunkRunner:
         requests = self._patience.attempt(lambda: missing_requests(self._database, lease))
         if requests is None:
             self._committer.release(held, "its requests could not be read")
+            self._may_hold_unknown = True  # the database is away for this, too
             return
         held.waiting.extend(requests)
         _log.info(
@@ -207,6 +247,7 @@ class ChunkRunner:
         if not held.usable(time.monotonic()):
             self._feeder.cancel(held)
             self.book.forget(held)
+            self._may_hold_unknown = True  # if nobody took it over, the database was away
             # The commit that closed the chunk may have succeeded with its answer lost.
             self._committer.finalize(lease.batch_id)
             _log.warning(
@@ -232,6 +273,16 @@ class ChunkRunner:
             crashed = bool(held.running)  # what still waited cannot be to blame
             self._committer.release(held, str(exc), crashed=crashed)
         self.supervisor.restart()
+        self._memory.loaded()
+
+    def _renew_engine(self) -> None:
+        """Replace an engine that has grown too big; no lease is held."""
+        self._memory.log_restart()
+        try:
+            self.supervisor.renew()
+            self._memory.loaded()
+        except EngineError as exc:
+            self._recover(exc)
 
     def _culprit(self) -> tuple[HeldLease, int] | None:
         """The only request in the engine, when its chunk was on its last chance."""
@@ -255,3 +306,4 @@ class ChunkRunner:
             self._committer.commit_all()
         for held in self.book.all():
             self._committer.release(held, "the worker stops")
+        self._patience.attempt(self._release_unknown)

@@ -68,11 +68,12 @@ class EngineSupervisor:
         return self._forward_s + (self._engine.forward_s if self._engine else 0.0)
 
     def is_alive(self) -> bool:
-        """Whether leases may be renewed: the engine loads, or said something of late."""
+        """Whether leases may be renewed: the engine loads, or made progress of late."""
         engine = self._engine
         if self._is_loading:
             return True  # loading has its own time limit
-        return engine is not None and not self._is_stalled(engine)
+        limit_s = self._settings.stall_timeout_s
+        return engine is not None and not _is_stalled(engine, limit_s)
 
     def start(self) -> Ready:
         """Start the first engine and wait for its model; raises ModelError or EngineError."""
@@ -93,11 +94,14 @@ class EngineSupervisor:
                     raise
                 _log.error("the engine did not come back: %s", exc)
 
+    def renew(self) -> Ready:
+        """Replace a healthy engine, which is no crash; raises ModelError or EngineError."""
+        self._end(kill=False)
+        return self._start()
+
     def check(self) -> None:
-        """Raise EngineStalled when the engine has been silent for too long."""
-        if self._is_stalled(self.engine):
-            limit_s = self._settings.stall_timeout_s
-            raise EngineStalled(f"the engine has made no progress for {limit_s:g} s")
+        """Raise EngineStalled when the engine has made no progress for too long."""
+        check_progress(self.engine, self._settings.stall_timeout_s)
 
     def abandon(self) -> None:
         """From any thread: kill an engine that is still loading, because nobody needs it."""
@@ -136,9 +140,6 @@ class EngineSupervisor:
             engine.stop()
         self._forward_s += engine.forward_s  # its last report came while it ended
 
-    def _is_stalled(self, engine: EnginePort) -> bool:
-        return engine.seconds_since_sign_of_life > self._settings.stall_timeout_s
-
     def _count_restart(self) -> None:
         now = self._clock()
         while self._restarts and now - self._restarts[0] > RESTART_WINDOW_S:
@@ -150,3 +151,13 @@ class EngineSupervisor:
                 "the cause, memory first"
             )
         self._restarts.append(now)
+
+
+def check_progress(engine: EnginePort, limit_s: float) -> None:
+    """Raise EngineStalled when the engine has made no progress for longer than that."""
+    if _is_stalled(engine, limit_s):
+        raise EngineStalled(f"the engine has made no progress for {limit_s:g} s")
+
+
+def _is_stalled(engine: EnginePort, limit_s: float) -> bool:
+    return engine.seconds_since_sign_of_life > limit_s
