@@ -79,7 +79,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._delay_s = 0.0
         self._refuses = False
-        self._cut_after: re.Pattern[bytes] | None = None
+        self._cut_after: list[re.Pattern[bytes]] = []
         self.cuts = 0
         self.port = 0
         network.run(self._listen())
@@ -105,9 +105,12 @@ class Proxy:
         """Break all present connections with a reset; new ones are welcome."""
         self._network.run(self._reset())
 
-    def cut_after(self, pattern: bytes) -> None:
-        """Once, when a client sends this: let the server do it, and lose the answer for good."""
-        self._cut_after = re.compile(pattern)
+    def cut_after(self, *patterns: bytes) -> None:
+        """Once, when a connection has sent these one after the other: lose the last one's answer.
+
+        The server does what it was asked, and the client never hears of it.
+        """
+        self._cut_after = [re.compile(pattern) for pattern in patterns]
 
     async def _listen(self) -> None:
         self._open = asyncio.Event()
@@ -156,15 +159,19 @@ class Proxy:
             await self._open.wait()
             if target is link.client and link.is_cut:
                 return  # what the server answered is lost
-            if target is link.upstream and self._is_cut_by(data):
+            if target is link.upstream and self._is_cut_by(link, data):
                 link.is_cut = True
             target.write(data)
             await target.drain()
 
-    def _is_cut_by(self, data: bytes) -> bool:
-        if self._cut_after is None or not self._cut_after.search(data):
+    def _is_cut_by(self, link: _Link, data: bytes) -> bool:
+        if link.watched is not self._cut_after:
+            link.watched, link.n_seen = self._cut_after, 0
+        if link.n_seen < len(self._cut_after) and self._cut_after[link.n_seen].search(data):
+            link.n_seen += 1
+        if not self._cut_after or link.n_seen < len(self._cut_after):
             return False
-        self._cut_after = None
+        self._cut_after = []
         self.cuts += 1
         return True
 
@@ -176,6 +183,8 @@ class _Link:
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
         self.is_cut = False
+        self.watched: list[re.Pattern[bytes]] = []
+        self.n_seen = 0  # of what is watched for
 
     def abort(self) -> None:
         for writer in (self.client, self.upstream):

@@ -45,7 +45,7 @@ MUTATIONS = (
             ),
         ),
         f"{FREEZES}[before_commit]",
-        "was written outside of its lease",
+        "had two holders",
     ),
     Mutation(
         "the fence is outside of the transaction",
@@ -73,7 +73,7 @@ MUTATIONS = (
                 "inserting",
             ),
         ),
-        f"{CUTS}[quick]",
+        f"{CUTS}[results]",
         "has 2 results",
     ),
 )
