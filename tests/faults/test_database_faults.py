@@ -20,7 +20,7 @@ from tests.faults.batches import plain, submit
 from tests.faults.checker import redone, violations
 from tests.faults.fake_engine import Script, write_script
 from tests.faults.rig import QUICK_SETTINGS, Rig
-from tests.faults.watching import check, crashes, held_by, wait_share
+from tests.faults.watching import check, crashes, held_by, is_over, wait_share
 
 SLOW = Script(step_s=0.01)
 MICRO_BATCH_REQUESTS = 32
