@@ -68,15 +68,22 @@ def find_program(name: str, package: str) -> str:
 
 
 class Server(ABC):
-    """One server process with a folder of its own; its port stays the same over restarts."""
+    """One server process with a folder of its own; its port stays the same over restarts.
+
+    `folder` is made; None: a temporary one.
+    """
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
 
-    def __init__(self, *, account: pwd.struct_passwd | None = None) -> None:
+    def __init__(
+        self, *, account: pwd.struct_passwd | None = None, folder: Path | None = None
+    ) -> None:
         self.host = HOST
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"nightshift-{self.name}-"))
+        if folder is not None:
+            folder.mkdir()
+        self.folder = folder or Path(tempfile.mkdtemp(prefix=f"nightshift-{self.name}-"))
         self._uid = account.pw_uid if account else None
         self._gid = account.pw_gid if account else None
         if account:
@@ -221,10 +228,10 @@ class PostgresServer(Server):
     name = "postgres"
     stop_signal = signal.SIGINT  # PostgreSQL's fast shutdown: clients are cut off
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, folder: Path | None = None) -> None:
         self._program = find_program("postgres", "postgresql")
         self._fsync = fsync
-        super().__init__(account=_unprivileged_account())
+        super().__init__(account=_unprivileged_account(), folder=folder)
         self._data = self.folder / "data"
         self._run(
             [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -165,6 +166,11 @@ class Rig:
             worker.process.send_signal(signal.SIGCONT)
             worker.process.send_signal(signal.SIGTERM)
         return [worker.process.wait(END_S) for worker in running]
+
+    def wait(self, seconds: float) -> None:
+        """Let a fault last for so long."""
+        until = time.monotonic() + seconds
+        wait_for(lambda: time.monotonic() >= until, "time passes", timeout_s=seconds + END_S)
 
     def leftovers(self) -> list[str]:
         """Command lines of engines and workers that still run; empty after `stop_workers`."""
