@@ -2,6 +2,7 @@
 #
 # PYTHON       the interpreter to build .venv with (default: python3.11, else python3 from 3.11 on)
 # TORCH_INDEX  an extra package index for torch, see README.md (default: none)
+# SEEDS        of `make nemesis`, MINUTES of `make soak`
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -11,11 +12,14 @@ BIN := $(VENV)/bin
 CODE := api cli models nightshift worker benchmarks tests tools
 PYTHON ?=
 TORCH_INDEX ?=
+SEEDS ?= 100
+MINUTES ?= 120
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo serve test lint format servers bench bench-peers doctor lock clean
+.PHONY: help install demo serve test test-faults nemesis soak lint format servers bench bench-peers \
+	doctor lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +47,15 @@ serve: install  ## serve the HTTP API and its page on http://127.0.0.1:8000, wit
 test: lint servers  ## check format, lint and types, then run all tests on real servers
 	$(BIN)/python -m pytest
 
+test-faults: install servers  ## break real processes in every way that docs/reliability.md lists
+	$(BIN)/python -m pytest tests/faults -m "matrix or not matrix"
+
+nemesis: install servers  ## run random faults for a minute a seed: SEEDS=100
+	$(BIN)/python -m tests.faults.run_nemesis --seeds $(SEEDS) --report nemesis.json
+
+soak: install servers  ## watch two workers for leaks over small batches: MINUTES=120
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --record soak.json
+
 lint: install  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -68,4 +81,4 @@ lock:  ## write constraints.txt anew, from the newest versions that pyproject.to
 	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $(PYTHON)
 
 clean:  ## remove what demo and tests left behind, and the caches; .venv stays
-	rm -rf .nightshift demo-output*.jsonl .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .nightshift demo-output*.jsonl nemesis.json soak.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -204,7 +205,7 @@ def rig(
     home: Path,
     redis_server: RedisServer,
     postgres_server: PostgresServer,
-    **settings: str,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Rig]:
     """A new database and an empty queue on running servers; nothing of it is left in the end.
 

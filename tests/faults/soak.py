@@ -227,7 +227,7 @@ def soak(home: Path, *, seconds: float, warm_up_s: float) -> dict[str, object]:
     )
     with (
         servers() as (redis_server, postgres_server),
-        rig(home, redis_server, postgres_server, **SETTINGS) as made,
+        rig(home, redis_server, postgres_server, SETTINGS) as made,
     ):
         for _ in range(2):
             made.start_real_worker(MODEL)

@@ -48,7 +48,7 @@ LOADING_S = 1.0
 def faults(tmp_path: Path, own_servers: Servers) -> Iterator[Rig]:
     """A rig whose times are the defaults of the settings."""
     times = {name.upper(): str(getattr(DEFAULTS, name)) for name in TIMES}
-    with rig(tmp_path, *own_servers, **times) as made:
+    with rig(tmp_path, *own_servers, times) as made:
         yield made
     made.wait_nobody_left()
 
