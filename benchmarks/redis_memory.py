@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ class Document(Frozen):
     redis: str
     n_requests: int
     held: tuple[Held, ...]
-    clients_bytes: Mapping[int, int]  # of so many clients that wait for a message
+    client_bytes: float  # of one more client that waits for a message
 
 
 class Redis:
@@ -92,8 +91,8 @@ class Redis:
                 "keys_bytes": sum(client.memory_usage(key, samples=0) or 0 for key in keys),
             }
 
-    def bytes_of_clients(self, n_clients: int) -> int:
-        """What so many clients take that wait for a message as Celery does, for a second each.
+    def bytes_of_client(self, n_clients: int) -> float:
+        """What each of so many takes that wait for a message as Celery does, for a second each.
 
         Redis takes back most of a new connection's buffers within some seconds.
         """
@@ -107,7 +106,7 @@ class Redis:
                     client.connection.send_command("BRPOP", "nothing", 1)
                 for client in clients:
                     client.connection.read_response()
-            return self._used_bytes() - before
+            return (self._used_bytes() - before) / n_clients
 
     def _used_bytes(self) -> int:
         return int(self._info("memory")["used_memory"])
@@ -132,7 +131,7 @@ def main() -> None:
             redis=redis.version,
             n_requests=N_REQUESTS,
             held=tuple(redis.held_for(n_workers) for n_workers in N_WORKERS),
-            clients_bytes={n_workers: redis.bytes_of_clients(n_workers) for n_workers in N_WORKERS},
+            client_bytes=redis.bytes_of_client(N_WORKERS[-1]),
         )
     RESULTS_FILE.write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{render(document)}\n")
@@ -140,14 +139,10 @@ def main() -> None:
 
 def render(document: Document) -> str:
     """The table."""
-    rows = [
-        ["workers", "keys", "messages", "bytes of the keys", "used_memory", "clients that wait"],
-        ["---"] * 6,
-    ]
+    rows = [["workers", "keys", "messages", "bytes of the keys", "used_memory"], ["---"] * 5]
     for held in document.held:
-        of_keys = (held.n_workers, held.n_keys, held.n_messages, held.keys_bytes)
-        of_server = (held.used_bytes, document.clients_bytes[held.n_workers])
-        rows.append([f"{number:,}" for number in (*of_keys, *of_server)])
+        numbers = (held.n_workers, held.n_keys, held.n_messages, held.keys_bytes, held.used_bytes)
+        rows.append([f"{number:,}" for number in numbers])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
