@@ -2,6 +2,7 @@
 #
 # PYTHON       the interpreter to build .venv with (default: python3.11, else python3 from 3.11 on)
 # TORCH_INDEX  an extra package index for torch, see README.md (default: none)
+# FUZZ_SECONDS how long `make fuzz` looks for new paths (default: 300)
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -11,11 +12,12 @@ BIN := $(VENV)/bin
 CODE := api cli models nightshift worker benchmarks tests tools
 PYTHON ?=
 TORCH_INDEX ?=
+FUZZ_SECONDS ?= 300
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo serve test lint format servers bench bench-peers doctor lock clean
+.PHONY: help install demo serve test fuzz lint format servers bench bench-peers doctor lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +44,12 @@ serve: install  ## serve the HTTP API and its page on http://127.0.0.1:8000, wit
 
 test: lint servers  ## check format, lint and types, then run all tests on real servers
 	$(BIN)/python -m pytest
+
+fuzz: install  ## try many more inputs on what reads them, FUZZ_SECONDS of it guided by coverage
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile fuzz --timeout 3600
+	@$(PIP_INSTALL) --editable '.[fuzz]' || echo "Without atheris, which is not there for this machine."
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m tests.fuzz.coverage_guided -max_total_time=$(FUZZ_SECONDS)
 
 lint: install  ## check format, lint and types
 	$(BIN)/ruff format --check .
