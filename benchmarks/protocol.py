@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = measure(database, sizes)
     document = before.model_copy(update={"runs": (*before.runs, run)})
     path.write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{render(document)}\n")
+    sys.stdout.write(f"{render(document)}\n\n{render_shares(document, read_engines())}\n")
 
 
 def open_document(path: Path, dialect: str) -> Document:
