@@ -3,6 +3,7 @@
 # PYTHON       the interpreter to build .venv with (default: python3.11, else python3 from 3.11 on)
 # TORCH_INDEX  an extra package index for torch, see README.md (default: none)
 # SEEDS        of `make nemesis`, MINUTES of `make soak`
+# FUZZ_SECONDS how long `make fuzz` looks for new paths (default: 300)
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -14,12 +15,13 @@ PYTHON ?=
 TORCH_INDEX ?=
 SEEDS ?= 100
 MINUTES ?= 120
+FUZZ_SECONDS ?= 300
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo serve test test-faults nemesis soak lint format servers bench bench-peers \
-	doctor lock clean
+.PHONY: help install demo serve test test-faults nemesis soak fuzz lint format servers bench \
+	bench-peers doctor lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +57,12 @@ nemesis: install servers  ## run random faults for a minute a seed: SEEDS=100
 
 soak: install servers  ## watch two workers for leaks over small batches: MINUTES=120
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --record soak.json
+
+fuzz: install  ## try many more inputs on what reads them, FUZZ_SECONDS of it guided by coverage
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile fuzz --timeout 3600
+	@$(PIP_INSTALL) --editable '.[fuzz]' || echo "Without atheris, which is not there for this machine."
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m tests.fuzz.coverage_guided -max_total_time=$(FUZZ_SECONDS)
 
 lint: install  ## check format, lint and types
 	$(BIN)/ruff format --check .

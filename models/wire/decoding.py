@@ -18,7 +18,7 @@ from models.wire import refusals
 from models.wire.endpoints import Endpoint
 from models.wire.strict_json import shown
 
-_TOKEN_ID = re.compile(r"[0-9]{1,10}")
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")  # one way to write it, so that none is given twice
 _ALIAS = "max_completion_tokens"
 _NAMES = (*DecodingParams.model_fields, _ALIAS)
 IDENTIFIERS = ("user", "safety_identifier")  # of the caller's own end user: change no answer
@@ -70,7 +70,7 @@ def read_params(
         values = {**defaults, **_translate(endpoint, _understood(fields, where), where)}
         return DecodingParams.model_validate(values, strict=True)
     except ValidationError as exc:
-        raise _refusal(exc.errors(include_url=False)[0], where) from exc
+        raise _refusal(exc.errors(include_url=False)[0], fields, where) from exc
 
 
 def check_defaults(defaults: Mapping[str, object]) -> dict[str, object]:
@@ -153,13 +153,15 @@ def _token_id(key: object, where: str) -> int:
     return int(key)
 
 
-def _refusal(error: ErrorDetails, where: str) -> RequestRefused:
+def _refusal(error: ErrorDetails, fields: Mapping[str, object], where: str) -> RequestRefused:
     """Pydantic's first complaint as one of our sentences."""
     if not error["loc"]:  # of the whole: the sentence begins with the field's name
         name, _, reason = error["msg"].removeprefix("Value error, ").partition(" ")
         return refusals.bad_field(where, name, reason)
     path = [part for part in error["loc"] if part != "[key]"]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:]
+    if name == "max_tokens" and _ALIAS in fields:
+        name = _ALIAS
     reason = error["msg"].removeprefix("Input ").removeprefix("String ")
     code = refusals.INVALID_TYPE if error["type"].endswith("_type") else refusals.INVALID_VALUE
     value = shown(error["input"])

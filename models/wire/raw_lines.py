@@ -95,8 +95,16 @@ def file_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError as exc:
         raise InputFileError(f"there is no file {path}; check the path") from exc
     except (OSError, EOFError, zlib.error, ValueError) as exc:
-        reason = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)
+        reason = (
+            os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else reason_of(exc)
+        )
         raise InputFileError(f"{path} cannot be read ({reason}); give a readable file") from exc
+
+
+def reason_of(exc: Exception) -> str:
+    """What a library says about a file, in one line that can be shown."""
+    said = "".join(char if char.isprintable() else " " for char in str(exc))
+    return " ".join(said.split()) or type(exc).__name__
 
 
 def file_digest(path: Path) -> tuple[str, int]:

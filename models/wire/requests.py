@@ -175,7 +175,7 @@ def _take_custom_id(fields: dict[str, object], line_number: int) -> str:
 
 def _usable_id(name: str, value: object) -> str:
     if name == "id" and type(value) is int:
-        return str(value)  # as data sets number their rows
+        value = str(value)  # as data sets number their rows
     if not isinstance(value, str):
         raise refusals.bad_type("", name, value, wanted="a string")
     try:

@@ -16,7 +16,7 @@ from models.spelling import did_you_mean
 from models.wire import refusals
 from models.wire.decoding import parameter_names
 from models.wire.limits import InputLimits
-from models.wire.raw_lines import file_errors, read_raw_lines, too_many_bytes
+from models.wire.raw_lines import file_errors, read_raw_lines, reason_of, too_many_bytes
 from models.wire.requests import Record
 from models.wire.strict_json import StrictJsonError, check_value, loads, shown
 from models.wire.text_files import line_too_long
@@ -32,12 +32,14 @@ def read_csv(path: Path, limits: InputLimits) -> Iterator[Record]:
     row after that place can be trusted.
     """
     csv.field_size_limit(limits.max_line_bytes)  # the module has only one, for the whole process
-    reader = csv.reader(_csv_lines(path, limits), strict=True)
+    lines = _CsvLines(path, limits)
+    reader = csv.reader(lines, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(path, header)
         started = reader.line_num + 1
         for cells in reader:
+            lines.row_bytes = 0
             if cells:
                 yield Record(started, _checked(_csv_row, header, cells))
             started = reader.line_num + 1
@@ -64,19 +66,34 @@ def read_parquet(path: Path, limits: InputLimits) -> Iterator[Record]:
             for number, row in enumerate(rows, 1):
                 yield Record(number, _checked(_parquet_row, row, limits))
     except pyarrow.ArrowException as exc:
-        reason = str(exc).splitlines()[0]
-        raise InputFileError(f"{path} cannot be read as Parquet ({reason})") from exc
+        raise InputFileError(f"{path} cannot be read as Parquet ({reason_of(exc)})") from exc
 
 
-def _csv_lines(path: Path, limits: InputLimits) -> Iterator[str]:
-    for line in read_raw_lines(path, limits):
-        if line.data is None:
-            reason = line_too_long(limits)
-            raise InputFileError(
-                f"line {line.number} of {path} is {reason}", code=reason.code, line=line.number
-            )
+class _CsvLines:
+    """The lines of a CSV file; those of one row together obey the limit of a line.
+
+    Whoever takes rows of them sets `row_bytes` to 0 after each.
+    """
+
+    def __init__(self, path: Path, limits: InputLimits) -> None:
+        self._path = path
+        self._limits = limits
+        self._lines = read_raw_lines(path, limits)
+        self.row_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        data = line.data
+        self.row_bytes += len(data or b"")
+        if data is None or self.row_bytes > self._limits.max_line_bytes + len(b"\r\n"):
+            reason = line_too_long(self._limits)
+            where = f"line {line.number} of {self._path} ends a row that"
+            raise InputFileError(f"{where} is {reason}", code=reason.code, line=line.number)
         # What is not UTF-8 becomes lone surrogates, which are refused with the row they are in.
-        yield line.data.decode("utf-8", errors="surrogateescape")
+        return data.decode("utf-8", errors="surrogateescape")
 
 
 def _check_columns(path: Path, names: list[str]) -> None:

@@ -101,7 +101,12 @@ CASES: list[tuple[object, str, str | None, str]] = [
     (chat_line(max_tokens=8.0), TYPE, "max_tokens", "is 8.0, it should be a valid integer"),
     (chat_line(max_tokens=2**31), VALUE, "max_tokens", "it should be less than or equal"),
     (chat_line(max_tokens=1, max_completion_tokens=1), VALUE, "max_completion_tokens", "beside"),
-    (chat_line(max_completion_tokens=0), VALUE, "max_tokens", "is 0, it should be greater"),
+    (
+        chat_line(max_completion_tokens=0),
+        VALUE,
+        "max_completion_tokens",
+        "is 0, it should be greater",
+    ),
     (chat_line(min_tokens=5, max_tokens=4), VALUE, "min_tokens", "is greater than max_tokens"),
     (chat_line(top_logprobs=2), VALUE, "top_logprobs", "needs logprobs: true"),
     (chat_line(logprobs=1), TYPE, "logprobs", "is 1, it should be a valid boolean"),
