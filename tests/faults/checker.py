@@ -236,4 +236,5 @@ def _never_generated(rows: Rows, workers: Iterable[WorkerProcess]) -> Iterator[s
     made = generated(known, rows.batch["id"])
     for result in rows.results:
         if result["status"] == "ok" and (result["idx"], result["epoch"]) not in made:
-            yield f"request {result['idx']} has an answer that no worker generated"
+            epoch, worker = result["epoch"], result["worker_id"]
+            yield f"nobody generated request {result['idx']} of epoch {epoch}, {worker}"

@@ -111,12 +111,13 @@ class Rig:
         script: Script | None = None,
         failpoint: str = "",
         clock_offset_s: int = 0,
+        is_deaf: bool = False,
         **settings: str,
     ) -> Node:
         """A worker with the fake engine, which follows `script`. Returns before it is ready.
 
         `failpoint` is what tests.faults.failpoints takes, `clock_offset_s` how far its clock is
-        off.
+        off, a deaf one never hears its queue.
         """
         artifact = write_script(self.home / f"script-{len(self.nodes)}", script or Script())
         command = ["tests.faults.worker_program", "--artifact", str(artifact)]
@@ -124,6 +125,8 @@ class Rig:
             command += ["--failpoint", failpoint]
         if clock_offset_s:
             command += ["--clock-offset-s", str(clock_offset_s)]
+        if is_deaf:
+            command.append("--deaf")
         return self.start(command, **settings)
 
     def start_real_worker(self, model: ModelKey, **settings: str) -> Node:

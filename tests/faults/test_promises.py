@@ -75,7 +75,7 @@ def test_p3_a_killed_worker_s_chunks_are_taken_over_within_115_s(
     faults: Rig, figures: Figures
 ) -> None:
     victim, survivor = faults.start_workers(2, script=STEADY)
-    batch_id = submit(faults.database, plain(4000), max_tokens=16, chunk_requests=128)
+    batch_id = submit(faults.database, plain(2500), max_tokens=16, chunk_requests=128)
     wait_share(faults, batch_id, 0.05)
     wait_for(lambda: bool(held_by(faults, victim)), "the victim holds a chunk")
     victim.kill()
@@ -111,7 +111,7 @@ def test_p4_an_emptied_redis_delays_nothing_for_150_s(faults: Rig, figures: Figu
 
 def test_p5_a_database_away_for_60_s_costs_nothing(faults: Rig, figures: Figures) -> None:
     nodes = faults.start_workers(2, script=STEADY)
-    batch_id = submit(faults.database, plain(4000), max_tokens=16, chunk_requests=128)
+    batch_id = submit(faults.database, plain(3000), max_tokens=16, chunk_requests=128)
     wait_share(faults, batch_id, 0.05)
     faults.postgres.stop()
     faults.wait(60)

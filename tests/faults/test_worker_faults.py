@@ -12,9 +12,10 @@ from models.store.batches import get_batch, list_chunks
 from tests.celery.cluster import wait_for, wait_for_end
 from tests.faults.batches import plain, submit
 from tests.faults.checker import redone
-from tests.faults.fake_engine import Script
+from tests.faults.fake_engine import FAKE_MODEL, Script
 from tests.faults.rig import Rig
 from tests.faults.watching import charged, check, crashes, failed_prompts, held_by, now, wait_share
+from worker.watchdog import EXIT_DEAF
 
 MICRO_BATCH_REQUESTS = 32
 MOST_CRASHES = 4
@@ -225,3 +226,43 @@ def test_an_engine_that_dies_again_and_again_ends_the_worker_not_the_batch(fault
     wait_for_end(faults.database, batch_id)
     check(faults, batch_id, may_fail={"worker_lost"})
     assert get_batch(faults.database, batch_id).failed <= 1
+
+
+@pytest.mark.matrix
+def test_a_request_that_kills_whole_workers_fails_alone(faults: Rig) -> None:
+    prompts = [*plain(12), "!worker dies of this", *plain(11)]
+    batch_id = submit(faults.database, prompts, chunk_requests=24)
+
+    def is_over() -> bool:
+        """Like a service manager: start the worker again when it has died."""
+        if not any(node.is_running for node in faults.nodes):
+            faults.start_worker()
+        return get_batch(faults.database, batch_id).is_terminal
+
+    wait_for(is_over, "the batch has ended", timeout_s=120)
+    check(faults, batch_id, may_fail={"worker_lost"})
+    assert failed_prompts(faults, batch_id) == {"!worker dies of this": "worker_lost"}
+    assert sum(not node.is_running for node in faults.nodes) <= MOST_CRASHES
+
+
+@pytest.mark.matrix
+def test_an_engine_that_holds_too_much_is_replaced_between_chunks(faults: Rig) -> None:
+    node = faults.start_worker(max_engine_rss_bytes=str(160 * 1024**2))
+    node.worker.wait_ready()
+    first = node.engine.pid
+    prompts = [f"!grow {prompt}" for prompt in plain(16)]
+    batch_id = submit(faults.database, [*prompts, *plain(200)], chunk_requests=16)
+    check(faults, batch_id)
+    assert node.engine.pid != first
+    assert crashes(faults, batch_id) == 0
+    assert redone([node.worker], batch_id) == 0
+
+
+@pytest.mark.matrix
+def test_a_worker_that_hears_nothing_ends_to_be_started_again(faults: Rig) -> None:
+    node = faults.start_worker(is_deaf=True)
+    node.worker.wait_ready()
+    with faults.redis.client() as client:
+        client.lpush(FAKE_MODEL.queue, "{}")
+    wait_for(lambda: not node.is_running, "the deaf worker ends")
+    assert node.worker.process.returncode == EXIT_DEAF
