@@ -16,7 +16,7 @@ from models.params import DecodingParams
 from models.spelling import did_you_mean
 from models.wire import refusals
 from models.wire.endpoints import Endpoint
-from models.wire.strict_json import shown
+from models.wire.strict_json import StrictJsonError, check_value, shown
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")  # one way to write it, so that none is given twice
 _ALIAS = "max_completion_tokens"
@@ -77,9 +77,10 @@ def check_defaults(defaults: Mapping[str, object]) -> dict[str, object]:
     """The defaults under the names of DecodingParams; raises InputError naming a bad one."""
     given = {name: value for name, value in defaults.items() if value is not None}
     try:
-        read_params(Endpoint.CHAT, given, defaults={}, where="")
+        params = read_params(Endpoint.CHAT, given, defaults={}, where="")
+        check_value(list(params.stop))  # a flag may hold what no file can
         return _translate(Endpoint.CHAT, _understood(given, ""), "")
-    except RequestRefused as exc:
+    except (RequestRefused, StrictJsonError) as exc:
         raise InputError(f"the default of a decoding parameter cannot be used: {exc}") from exc
 
 

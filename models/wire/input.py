@@ -16,6 +16,7 @@ from models.wire.limits import InputLimits
 from models.wire.lines import Line
 from models.wire.raw_lines import check_input_file, file_digest, file_errors, open_input
 from models.wire.requests import Record, RequestParser, RequestRules
+from models.wire.strict_json import StrictJsonError, check_value
 from models.wire.tables import read_csv, read_parquet
 from models.wire.text_files import read_jsonl, read_text
 
@@ -52,6 +53,7 @@ def read_lines(
     """
     if system is not None and as_completion:
         raise InputError("a system message needs chat; leave out either --system or --completions")
+    _check_system(system)
     rules = RequestRules(
         model_name=model_name,
         defaults=check_defaults(defaults or {}),
@@ -61,6 +63,14 @@ def read_lines(
     )
     limits = limits or InputLimits()
     return parse_records(_records(path, limits), RequestParser(rules), limits, name=str(path))
+
+
+def _check_system(system: str | None) -> None:
+    """A flag may hold what no file can."""
+    try:
+        check_value(system)
+    except StrictJsonError as exc:
+        raise InputError(f"the system message cannot be used: {exc}") from exc
 
 
 def is_jsonl(path: Path) -> bool:

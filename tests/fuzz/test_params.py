@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from models.wire.decoding import (
     read_params,
 )
 from models.wire.endpoints import Endpoint
+from models.wire.input import read_lines
 from models.wire.requests import Record, RequestParser, RequestRules
 from models.wire.strict_json import StrictJsonError, loads
 from tests.fuzz import shapes
@@ -95,6 +97,16 @@ def test_any_default(name: str, value: object) -> None:
         assert str(exc).isprintable()
     else:
         check_params(read_params(Endpoint.CHAT, {}, defaults=defaults, where=""))
+
+
+@pytest.mark.parametrize("text", ["\0", "\udcff"])
+def test_a_flag_may_hold_what_no_file_can(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="default of a decoding parameter cannot be used"):
+        check_defaults({"stop": [text]})
+    path = tmp_path / "in.txt"
+    path.write_text("a\n")
+    with pytest.raises(InputError, match="the system message cannot be used"):
+        read_lines(path, model_name=MODEL, system=text)
 
 
 @examples(100)
