@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,13 +22,18 @@ FOUND = 1
 
 
 def run_seed(seed: int, seconds: float) -> dict[str, Any]:
-    """One seed on servers of its own; returns its report."""
+    """One seed on servers of its own; returns its report. The logs of a red one are kept."""
+    home = Path(tempfile.mkdtemp(prefix=f"nightshift-nemesis-{seed}-"))
     with (
-        tempfile.TemporaryDirectory(prefix="nightshift-nemesis-") as home,
         servers() as (redis_server, postgres_server),
-        rig(Path(home), redis_server, postgres_server) as made,
+        rig(home, redis_server, postgres_server) as made,
     ):
-        return asdict(Nemesis(made, seed, seconds).run())
+        report = Nemesis(made, seed, seconds).run()
+    if report.violations:
+        report.actions.append(f"the logs of the workers are in {home}")
+    else:
+        shutil.rmtree(home)
+    return asdict(report)
 
 
 def run_apart(seed: int, seconds: float) -> dict[str, Any]:
