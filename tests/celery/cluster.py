@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MODEL = ModelKey("tiny", Weights.FP32)
 CONTEXT_TOKENS = 256
 POLL_S = 0.05
+_RECORD = re.compile(r'\{"time": (?=.*\}$)', flags=re.MULTILINE)
 
 
 def write_tiny_model(folder: Path) -> Path:
@@ -115,12 +117,13 @@ class WorkerProcess:
     log: Path
 
     def records(self) -> list[dict[str, Any]]:
-        """The JSON lines of the log; what the engine or Celery prints otherwise is left out."""
-        records = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            if line.startswith("{") and line.endswith("}"):
-                records.append(json.loads(line))
-        return records
+        """The JSON objects of the log; what the engine or Celery prints otherwise is left out.
+
+        One may stand in the middle of a line: an engine that dies writes its stack in pieces.
+        """
+        text = self.log.read_text(errors="replace")
+        decode = json.JSONDecoder().raw_decode
+        return [decode(text, start.start())[0] for start in _RECORD.finditer(text)]
 
     def said(self, message: str) -> list[dict[str, Any]]:
         return [record for record in self.records() if record["message"].startswith(message)]
