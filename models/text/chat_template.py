@@ -1,7 +1,7 @@
 """Renders a model's chat template, which is a program that came with the model.
 
-It runs in Jinja's immutable sandbox, and what it writes is counted while it writes. Sees messages
-and special tokens only, never files or settings.
+It runs in a sandbox that bounds its work and memory, and what it writes is counted while it writes.
+Sees messages and special tokens only, never files or settings.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import RequestRefused
 from models.generation import ChatMessage
+from models.text.bounded_sandbox import BoundedSandbox, paying
 
 MAX_RENDERED_CHARACTERS = 4 * 1024**2
+MAX_INDENT = 16  # of JSON, per level
 
 
 class ChatTemplate:
@@ -25,19 +25,17 @@ class ChatTemplate:
 
     def __init__(self, template: str, special_tokens: Mapping[str, str]) -> None:
         """Compile; `special_tokens` are `bos_token` and the like. Raises jinja2.TemplateError."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
-        self._template = environment.from_string(template)
+        sandbox = BoundedSandbox()
+        sandbox.filters["tojson"] = paying("tojson", _to_json)
+        sandbox.globals["raise_exception"] = _refuse
+        sandbox.globals["strftime_now"] = _now
+        self._new_template = sandbox.compiled(template)
         self._special_tokens = dict(special_tokens)
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """The conversation as the model wants it, up to where its answer begins.
 
-        Raises RequestRefused when the template refuses the messages, fails, or writes without end.
+        Raises RequestRefused when the template refuses the messages, fails, or does too much.
         """
         parts: list[str] = []
         written = 0
@@ -54,7 +52,7 @@ class ChatTemplate:
         return "".join(parts)
 
     def _stream(self, messages: Sequence[ChatMessage]) -> Iterator[str]:
-        return self._template.generate(
+        return self._new_template().generate(
             messages=[{"role": message.role, "content": message.content} for message in messages],
             tools=None,
             documents=None,
@@ -83,4 +81,6 @@ def _now(pattern: str) -> str:
 
 def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
     """`tojson` of templates, without Jinja's escaping for HTML."""
+    if indent is not None and indent > MAX_INDENT:
+        raise jinja2.TemplateError(f"it indents by more than {MAX_INDENT}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)

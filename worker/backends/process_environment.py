@@ -7,17 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
-_SECRET_PREFIXES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE", "NIGHTSHIFT_")
+# What programs, libraries of mathematics and a compiler are tuned by. Whatever else the worker has
+# (passwords in URLs, tokens of clouds and of model hubs) stays with it: the engine runs on what
+# others wrote.
+_ALLOWED = frozenset({
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM"),
+    *("TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV", "NUMEXPR_MAX_THREADS"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES"),
+    *("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX"),
+})  # fmt: skip
+_ALLOWED_PREFIXES = (
+    *("LC_", "XDG_", "PYTHON"),
+    *("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "DNNL_", "ONEDNN_", "TORCH", "ATEN_"),
+    *("MALLOC_", "JE_MALLOC_", "TCMALLOC_", "MIMALLOC_"),
+)  # fmt: skip
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def engine_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
-    """What the engine gets: no secrets, no network for model files, its thread count."""
-    kept = {name: value for name, value in environ.items() if not name.startswith(_SECRET_PREFIXES)}
+    """What the engine gets: only what is allowed, no network for model files, its thread count."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)
+    }
     kept.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     paths = [str(_PROJECT_ROOT), *filter(None, [environ.get("PYTHONPATH")])]
     return kept | {
         "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # the file with the user's token is not read either
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
