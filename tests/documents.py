@@ -45,6 +45,19 @@ def commands(document: Path) -> Iterator[list[str]]:
             yield shlex.split(code)
 
 
+def named_tests(document: Path) -> set[str]:
+    """Tests in inline code: `tests/FILE.py`, or `tests/FILE.py::NAME`."""
+    text = _FENCE.sub("", document.read_text(encoding="utf-8"))
+    return {code for code in _INLINE.findall(text) if re.match(r"tests/\S+\.py", code)}
+
+
+def is_test(name: str, root: Path = ROOT) -> bool:
+    """Whether the file is there, and has a function of that name if one is given."""
+    file, _, function = name.partition("::")
+    path = root / file
+    return path.is_file() and (not function or f"def {function}(" in path.read_text())
+
+
 def _command_lines(body: str) -> list[str]:
     joined = body.replace("\\\n", " ")
     stripped = (re.sub(r"(^|\s+)#\s.*$", "", line).strip() for line in joined.splitlines())

@@ -15,7 +15,14 @@ import pytest
 
 from cli.app import build_command
 from models.settings import ENV_PREFIX, Settings
-from tests.documents import ROOT, broken_links, commands, markdown_files
+from tests.documents import (
+    ROOT,
+    broken_links,
+    commands,
+    is_test,
+    markdown_files,
+    named_tests,
+)
 
 if TYPE_CHECKING:
     from typer._click.core import Command
@@ -65,6 +72,22 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     document = tmp_path / "a.md"
     document.write_text("# One\n[a](gone.md) [b](a.md#one) [c](#two) [d](https://example.org)\n")
     assert broken_links(document) == ["gone.md", "#two"]
+
+
+@pytest.mark.parametrize("document", markdown_files(), ids=lambda path: path.name)
+def test_every_test_named_in_a_document_exists(document: Path) -> None:
+    assert [name for name in sorted(named_tests(document)) if not is_test(name)] == []
+
+
+def test_a_test_that_does_not_exist_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "a.md"
+    document.write_text(
+        "`tests/documents.py::is_test` `tests/documents.py::gone` `tests/gone.py`\n"
+    )
+    assert [name for name in sorted(named_tests(document)) if not is_test(name)] == [
+        "tests/documents.py::gone",
+        "tests/gone.py",
+    ]
 
 
 @pytest.mark.parametrize("document", markdown_files(), ids=lambda path: path.name)
