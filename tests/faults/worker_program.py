@@ -14,8 +14,8 @@ from models.errors import NightshiftError
 from models.settings import Settings, load_settings
 from tests.faults.failpoints import Failpoint
 from tests.faults.fake_engine import FAKE_MODEL
+from worker import celery_app
 from worker.backends.process import EngineProcess, EngineProcessConfig
-from worker.celery_app import run_celery_worker
 from worker.embedded import EmbeddedWorker
 from worker.jobs.engine_port import SpawnEngine
 from worker.logs import configure_logging
@@ -35,6 +35,19 @@ def run_embedded_worker(settings: Settings, spawn: SpawnEngine) -> int:
         return worker.run_forever(stop.is_set)
 
 
+def disturb(arguments: argparse.Namespace) -> None:
+    """Make this process as faulty as it is asked to be."""
+    if arguments.deaf:
+        Channel._brpop_start = lambda *_, **__: None  # type: ignore[method-assign]
+        quick = partial(DeafnessWatch, limit_s=DEAF_AFTER_S)
+        celery_app.DeafnessWatch = quick  # type: ignore[misc, assignment]
+    if arguments.clock_offset_s:
+        true_time = time.time
+        time.time = lambda: true_time() + arguments.clock_offset_s
+    if arguments.failpoint:
+        arguments.failpoint.install()
+
+
 def main() -> int:
     """Serve until a signal ends it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,13 +56,7 @@ def main() -> int:
     parser.add_argument("--clock-offset-s", type=int, default=0)
     parser.add_argument("--deaf", action="store_true", help="never hear the queue")
     arguments = parser.parse_args()
-    if arguments.deaf:
-        Channel._brpop_start = lambda *_, **__: None  # type: ignore[method-assign]
-        (DeafnessWatch.__init__.__kwdefaults__ or {})["limit_s"] = DEAF_AFTER_S
-    true_time = time.time
-    time.time = lambda: true_time() + arguments.clock_offset_s
-    if arguments.failpoint:
-        arguments.failpoint.install()
+    disturb(arguments)
     settings = load_settings()
     configure_logging(settings.log_level)
     config = EngineProcessConfig(
@@ -59,7 +66,7 @@ def main() -> int:
     try:
         if settings.broker_url is None:
             return run_embedded_worker(settings, spawn)
-        return run_celery_worker(settings, FAKE_MODEL, spawn=spawn)
+        return celery_app.run_celery_worker(settings, FAKE_MODEL, spawn=spawn)
     except NightshiftError as exc:
         sys.stderr.write(f"{exc}\n")
         return exc.exit_code
