@@ -40,7 +40,7 @@ def disturb(arguments: argparse.Namespace) -> None:
     if arguments.deaf:
         Channel._brpop_start = lambda *_, **__: None  # type: ignore[method-assign]
         quick = partial(DeafnessWatch, limit_s=DEAF_AFTER_S)
-        celery_app.DeafnessWatch = quick  # type: ignore[misc, assignment]
+        celery_app.DeafnessWatch = quick  # type: ignore[assignment, attr-defined]
     if arguments.clock_offset_s:
         true_time = time.time
         time.time = lambda: true_time() + arguments.clock_offset_s
