@@ -1,0 +1,3 @@
+"""Security rules, each shown by a test."""
+
+from __future__ import annotations
