@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, and_, delete, insert, update
 
 from models.clock import db_now
 from models.database import Database
@@ -95,7 +95,7 @@ def end_upload(
     sha256: str,
     expires_after_s: float | None = None,
 ) -> StoredFile:
-    """All parts are there: the file can be used."""
+    """All parts are there: the file can be used. Raises NotFoundError for another tenant's."""
     values = {
         "name": name,
         "purpose": purpose,
@@ -105,7 +105,8 @@ def end_upload(
         "status": PROCESSED,
         "expires_at": None if expires_after_s is None else db_now() + expires_after_s,
     }
-    statement = update(files).where(files.c.id == file_id).values(values)
+    of_file = and_(files.c.id == file_id, files.c.tenant_id == tenant_id)
+    statement = update(files).where(of_file).values(values)
     database.transact(lambda connection: connection.execute(statement), replayable=True)
     return get_file(database, tenant_id, file_id)
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 
 from models.errors import NotFoundError, UnsafeModel, UnsupportedModel
 from tests.llm.tiny_models import LLAMA3_ROPE
-from worker.llm.config import RopeScaling, parse_model_config, read_model_config
+from worker.llm.config import RopeScaling, kept_config, parse_model_config, read_model_config
 from worker.llm.generation_defaults import (
     GenerationDefaults,
     parse_generation_defaults,
@@ -83,6 +83,10 @@ def test_mistral_without_a_window_is_the_same_model() -> None:
     [
         ({"model_type": "qwen2"}, "llama and mistral"),
         ({"model_type": None}, "llama and mistral"),
+        ({"model_type": ["llama"]}, "llama and mistral"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
+        ({"architectures": ["LlamaForCausalLM", {"x": "evil.Model"}]}, "architectures"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"hidden_size": True}, "hidden_size"),
@@ -110,6 +114,26 @@ def test_what_would_compute_something_else_is_refused(
 def test_the_models_own_code_is_refused() -> None:
     with pytest.raises(UnsafeModel, match="auto_map"):
         parse_model_config(BASE | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}})
+
+
+def test_keys_that_name_code_are_passed_on_to_nobody() -> None:
+    """Some of these ran code of the Hub in transformers, whatever `trust_remote_code` said."""
+    hostile = {
+        "_attn_implementation": "org/kernel",
+        "_attn_implementation_internal": "org/kernel",
+        "attn_implementation": "org/kernel",
+        "custom_generate": "org/code",
+        "custom_pipelines": {"x": {"impl": "evil.Pipeline"}},
+        "experts_implementation": "org/kernel",
+        "kernel_config": {"RMSNorm": "org/kernel"},
+        "name_or_path": "../../etc",
+        "quantization_config": None,
+        "tokenizer_class": "Evil",
+        "transformers_weights": "evil.bin",
+        "trust_remote_code": True,
+    }
+    assert kept_config({**BASE, **hostile, "auto_map": {"x": "evil.Model"}}) == BASE
+    assert parse_model_config({**BASE, **hostile}) == parse_model_config(BASE)
 
 
 def test_unreadable_configurations_are_told(tmp_path: Path) -> None:

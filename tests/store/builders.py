@@ -35,7 +35,7 @@ from models.store.views import (
     QueuedRequest,
     Submission,
 )
-from models.tables import attempts, batches, chunks, results
+from models.tables import api_keys, attempts, batches, chunks, metadata, results
 from models.wire.lines import AcceptedLine, Line, RefusedLine
 from tests.servers import wait_until
 
@@ -182,6 +182,16 @@ def rows(database: Database, table: Table, **equal: object) -> list[dict[str, An
         statement = statement.where(table.c[name] == value)
     with database.read() as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def everything(database: Database) -> set[str]:
+    """Every row of every table, as text; but keys, in which each use is noted."""
+    return {
+        f"{table.name}: {row}"
+        for table in metadata.sorted_tables
+        if table is not api_keys
+        for row in rows(database, table)
+    }
 
 
 def attempts_of(database: Database, lease: Lease) -> list[dict[str, Any]]:

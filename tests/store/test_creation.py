@@ -81,7 +81,9 @@ def test_a_repeat_of_another_tenants_call_is_a_batch_of_its_own(
     database: Database, new: NewBatch
 ) -> None:
     create_batch(database, new)
-    assert create_batch(database, replace(new, tenant_id="other", is_repeat=True)).created
+    file = upload(database, b"{}", "other")
+    theirs = replace(new, tenant_id="other", file_id=file.id, is_repeat=True)
+    assert create_batch(database, theirs).created
 
 
 def test_an_idempotency_key_names_one_batch(database: Database, new: NewBatch) -> None:

@@ -95,6 +95,8 @@ def open_artifact(folder: Path, verify: bool) -> Artifact:
                 f"{folder} names a file outside of itself ({name}): "
                 "remove it and add the model again"
             )
+        if path.is_symlink():
+            raise ArtifactError(f"{path} is a link: remove the artifact and add the model again")
         if not path.is_file() or path.stat().st_size != file.bytes:
             raise ArtifactError(
                 f"{path} is missing or was cut short: remove the artifact and add the model again"
@@ -111,6 +113,8 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest in `folder`, its files not looked at; raises ArtifactError."""
     path = folder / MANIFEST_NAME
     try:
+        if path.is_symlink() or not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
         manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as exc:
         raise ArtifactError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from models.errors import NotFoundError, UnsafeModel, UnsupportedModel
 
 SUPPORTED_MODEL_TYPES = ("llama", "mistral")
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 MAX_CONFIG_BYTES = 1 << 20
 
 # What config.json may carry into an artifact. `torch_dtype` and `dtype` are left out: the weights
@@ -158,6 +159,10 @@ def _refuse_code(raw: Mapping[str, object]) -> None:
 
 
 def _refuse_options(raw: Mapping[str, object]) -> None:
+    named = raw.get("architectures") or []
+    if not isinstance(named, list) or any(name not in SUPPORTED_ARCHITECTURES for name in named):
+        known = " or ".join(SUPPORTED_ARCHITECTURES)
+        raise UnsupportedModel(f"architectures {named!r} is not supported: use a {known}")
     if raw.get("quantization_config") is not None:
         raise UnsupportedModel(
             "the checkpoint is already quantized: give the original model in bf16, fp16 or fp32"

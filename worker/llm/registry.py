@@ -6,6 +6,7 @@ that a command can look a model up in no time. Adding one is `add.py`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,11 +55,21 @@ class Registry:
         self.root = root
 
     def path(self, key: ModelKey) -> Path:
-        """Where the artifact of `key` is or would be."""
-        return self.root / key.name / key.weights
+        """Where the artifact of `key` is or would be.
+
+        Raises ArtifactError when a link leads out of the registry; the registry may be one itself.
+        """
+        place = self.root / key.name / key.weights
+        root = os.path.realpath(self.root)
+        if os.path.realpath(place) != os.path.join(root, key.name, key.weights):
+            raise ArtifactError(
+                f"{place} is a link to elsewhere: remove it and add the model again, or move the "
+                "whole registry with NIGHTSHIFT_HOME"
+            )
+        return place
 
     def find(self, key: ModelKey) -> Path:
-        """The folder of an artifact that is there; raises NotFoundError."""
+        """The folder of an artifact that is there; raises NotFoundError, and as `path` does."""
         if not (self.path(key) / MANIFEST_NAME).is_file():
             raise NotFoundError(
                 f"there is no model {key} in {self.root}: add it with "
