@@ -32,6 +32,12 @@ def shell_blocks(document: Path) -> list[list[str]]:
     return [_command_lines(body) for language, body in blocks if language == "sh"]
 
 
+def code_blocks(document: Path, language: str) -> list[str]:
+    """The text of each block marked with the language."""
+    blocks = _FENCE.findall(document.read_text(encoding="utf-8"))
+    return [body.strip() for marked, body in blocks if marked == language]
+
+
 def commands(document: Path) -> Iterator[list[str]]:
     """Every command of shell blocks and of inline code, split into words.
 

@@ -29,7 +29,6 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 POLL_PERIOD_S = 0.02
-DATABASE_USER = "nightshift"
 
 
 class ServerError(Exception):
@@ -226,6 +225,7 @@ class PostgresServer(Server):
     """A PostgreSQL cluster; `fsync` is off unless a test is about durability."""
 
     name = "postgres"
+    user: ClassVar[str] = "nightshift"
     stop_signal = signal.SIGINT  # PostgreSQL's fast shutdown: clients are cut off
 
     def __init__(self, *, fsync: bool = False, folder: Path | None = None) -> None:
@@ -237,7 +237,7 @@ class PostgresServer(Server):
             [
                 find_program("initdb", "postgresql"),
                 f"--pgdata={self._data}",
-                f"--username={DATABASE_USER}",
+                f"--username={self.user}",
                 "--auth=trust",
                 "--encoding=UTF8",
                 "--locale=C.UTF-8",
@@ -253,7 +253,7 @@ class PostgresServer(Server):
             process.wait(STOP_TIMEOUT_S)
 
     def url(self, database: str) -> str:
-        return f"postgresql://{DATABASE_USER}@{self.host}:{self.port}/{database}"
+        return f"postgresql://{self.user}@{self.host}:{self.port}/{database}"
 
     def command(self) -> Sequence[str]:
         durable = "on" if self._fsync else "off"
