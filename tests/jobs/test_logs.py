@@ -52,6 +52,38 @@ def test_the_level_is_obeyed() -> None:
     assert stream.getvalue() == ""
 
 
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [
+        ("redis://user:p%40ss@host:6379/0", "redis://***@host:6379/0"),
+        ("rediss://:pass@host/0", "rediss://***@host/0"),
+        ("postgresql+psycopg://a:b@c/d", "postgresql+psycopg://***@c/d"),
+        ("hf_abcdefghIJKL1234", "***"),
+        (f"ns_{'0' * 16}_{'a' * 64}", "***"),
+    ],
+)
+@pytest.mark.parametrize("stream_kind", [io.StringIO, Terminal])
+def test_secrets_are_blanked_wherever_they_stand(
+    secret: str, shown: str, stream_kind: type[io.StringIO]
+) -> None:
+    stream = stream_kind()
+    configure_logging("info", stream=stream)
+    try:
+        raise ValueError(f"cannot use {secret} here")
+    except ValueError:
+        logging.getLogger("some.library").exception("with %s", secret, extra={"url": secret})
+    said = stream.getvalue()
+    assert secret not in said
+    assert said.count(shown) >= 2
+
+
+def test_an_address_without_a_password_is_left_alone() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    logging.getLogger("worker").info("see http://host:8000/v1 and a@b.example")
+    assert "http://host:8000/v1 and a@b.example" in stream.getvalue()
+
+
 def test_requests_are_logged_by_number_and_never_by_text(
     store: JobStore, make_runner: MakeRunner
 ) -> None:
