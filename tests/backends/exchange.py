@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -15,6 +17,18 @@ READY_S = 60.0
 ANSWER_S = 30.0
 END_S = 10.0
 PROMPT = TextPrompt(text="the night shift works")
+
+
+@contextmanager
+def lasting(make: Callable[[], EngineProcess]) -> Iterator[EngineProcess]:
+    """A ready engine; it outlives the thread that made it."""
+    made: list[EngineProcess] = []
+    maker = threading.Thread(target=lambda: made.append(make()))
+    maker.start()
+    maker.join()
+    with made[0] as running:
+        running.wait_ready(READY_S)
+        yield running
 
 
 def collect(

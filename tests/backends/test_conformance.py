@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.backends.exchange import (
     collect,
     generation_of,
     is_gone,
+    lasting,
     next_progress,
     until,
 )
@@ -45,13 +45,8 @@ def start(
 
 @pytest.fixture(scope="module")
 def engine(start: Start) -> Iterator[EngineProcess]:
-    """One process for all tests that leave it alive; it outlives the thread that made it."""
-    made: list[EngineProcess] = []
-    maker = threading.Thread(target=lambda: made.append(start()))
-    maker.start()
-    maker.join()
-    with made[0] as running:
-        running.wait_ready(READY_S)
+    """One process for all tests that leave it alive."""
+    with lasting(start) as running:
         yield running
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from models.errors import ArtifactError, EngineCrashed, EngineStalled
 from models.params import DecodingParams
-from tests.backends.exchange import END_S, PROMPT, READY_S, generation_of, is_gone, until
+from tests.backends.exchange import END_S, PROMPT, READY_S, generation_of, is_gone, lasting, until
 from worker.backends.messages import Add
 from worker.backends.process import EngineProcess, EngineProcessConfig
 from worker.backends.process_environment import engine_environment
@@ -26,13 +25,8 @@ def config_of(artifact: Path) -> EngineProcessConfig:
 
 @pytest.fixture(scope="module")
 def engine(tiny_artifact: Path) -> Iterator[EngineProcess]:
-    """One process for all tests that leave it alive; it outlives the thread that made it."""
-    made: list[EngineProcess] = []
-    maker = threading.Thread(target=lambda: made.append(EngineProcess(config_of(tiny_artifact))))
-    maker.start()
-    maker.join()
-    with made[0] as running:
-        running.wait_ready(READY_S)
+    """One process for all tests that leave it alive."""
+    with lasting(lambda: EngineProcess(config_of(tiny_artifact))) as running:
         yield running
 
 
