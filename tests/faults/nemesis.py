@@ -109,7 +109,10 @@ class Nemesis:
 
         def is_over() -> bool:
             self._start_missing("")
-            return not self._open_batches()
+            # A signal ends a worker that has not begun yet as it ends any program.
+            running = [node for node in self.rig.nodes if node.is_running]
+            all_serve = all(node.worker.said("worker ready") for node in running)
+            return all_serve and not self._open_batches()
 
         found = []
         try:
