@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +11,6 @@ from cli.generate import _answer
 from models.errors import EngineStalled
 from models.generation import TextPrompt
 from tests.servers import wait_until
-from worker.backends import process
 from worker.backends.messages import Add, Cancel, Finished, Progress
 from worker.backends.process import EngineProcess, EngineProcessConfig
 from worker.backends.signs_of_life import SignsOfLife
@@ -63,20 +58,10 @@ def test_with_work_only_counters_that_move_are_a_sign() -> None:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProcess]:
-    """The real parent's side over a process whose backend does what it is told."""
-
-    def spawn(_: object, channel: socket.socket, *__: object) -> subprocess.Popen[bytes]:
-        fd = str(channel.fileno())
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.backends.scripted_server", fd, "works"],
-            pass_fds=(channel.fileno(),),
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-
-    monkeypatch.setattr(process, "_spawn", spawn)
-    with EngineProcess(EngineProcessConfig(artifact=ROOT)) as running:
+def engine() -> Iterator[EngineProcess]:
+    """An engine process whose backend does what it is told."""
+    config = EngineProcessConfig(artifact=ROOT, threads=1)
+    with EngineProcess(config, module="tests.backends.scripted_engine") as running:
         running.wait_ready(20)
         yield running
 
