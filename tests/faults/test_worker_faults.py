@@ -250,12 +250,15 @@ def test_an_engine_that_holds_too_much_is_replaced_between_chunks(faults: Rig) -
     node = faults.start_worker(max_engine_rss_bytes=str(160 * 1024**2))
     node.worker.wait_ready()
     first = node.engine.pid
-    prompts = [f"!grow {prompt}" for prompt in plain(16)]
-    batch_id = submit(faults.database, [*prompts, *plain(200)], chunk_requests=16)
-    check(faults, batch_id)
+    growing = submit(faults.database, [f"!grow {prompt}" for prompt in plain(16)])
+    check(faults, growing)
+    faults.wait(1.5)  # memory is looked at once a second, while there is work
+    following = submit(faults.database, plain(200))
+    check(faults, following)
     assert node.engine.pid != first
-    assert crashes(faults, batch_id) == 0
-    assert redone([node.worker], batch_id) == 0
+    for batch_id in (growing, following):
+        assert crashes(faults, batch_id) == 0
+        assert redone([node.worker], batch_id) == 0
 
 
 @pytest.mark.matrix
