@@ -17,6 +17,7 @@ UPGRADE_ADVICE = "run `nightshift db upgrade` with the same NIGHTSHIFT_DATABASE_
 
 _SECRET_QUERY_KEYS = frozenset({"password", "sslpassword"})
 _PG_DISK_FULL = "53100"
+_PG_FORBIDDEN = "42501"
 _PG_UNDEFINED = frozenset({"42P01", "42703"})  # table, column
 # The server rolled the transaction back by itself: serialization failure, deadlock.
 _PG_ROLLED_BACK = frozenset({"40001", "40P01"})
@@ -49,6 +50,11 @@ def translate(exc: DBAPIError | PoolTimeout, url: str) -> NightshiftError | None
     if _is_undefined(exc):
         return DatabaseUnavailable(
             f"the tables of the database {url} are missing or old: {UPGRADE_ADVICE}"
+        )
+    if getattr(exc.orig, "sqlstate", None) == _PG_FORBIDDEN:
+        return DatabaseUnavailable(
+            f"the database {url} refuses this role what it needs ({_first_line(exc)}): give it the "
+            "rights of docs/access.md"
         )
     if _is_unavailable(exc):
         return DatabaseUnavailable(

@@ -6,7 +6,9 @@ revocation, priorities or durability: those are the database's.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 from kombu.entity import Exchange, Queue
 
@@ -30,11 +32,19 @@ def celery_config(settings: Settings, model: ModelKey | None) -> dict[str, Any]:
     """
     if settings.broker_url is None:
         raise SettingsError("NIGHTSHIFT_BROKER_URL is not set: give the redis:// URL of the queue")
-    config = {"broker_url": settings.broker_url, **_messages(), **_connection(), **_process()}
+    url = settings.broker_url
+    config = {"broker_url": url, **_tls(url), **_messages(), **_connection(), **_process()}
     if model is not None:
         queue = model_queue(model)
         config |= {"task_queues": (queue,), "task_default_queue": queue.name}
     return config
+
+
+def _tls(broker_url: str) -> dict[str, Any]:
+    if urlsplit(broker_url).scheme != "rediss":
+        return {}
+    # What the URL says wins. For one that says nothing kombu would take any server's certificate.
+    return {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
 
 
 def _messages() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tests.servers import PostgresServer, RedisServer
 DOCUMENT = ROOT / "docs" / "access.md"
 PASSWORD = "p@ss:w/rd"  # has to be encoded in a URL
 OWNER_PASSWORD = "0wner"
+OPERATOR_PASSWORD = "0perator"  # of the tests alone: reads what was refused
 
 
 class Authority:
@@ -58,13 +59,27 @@ class SecuredRedis(RedisServer):
     def __init__(self, authority: Authority) -> None:
         super().__init__()
         self._authority = authority
-        (self.folder / "users.acl").write_text("\n".join(acl_lines()) + "\n")
+        operator = f"user operator on >{OPERATOR_PASSWORD} ~* &* +@all"
+        (self.folder / "users.acl").write_text("\n".join([*acl_lines(), operator]) + "\n")
 
     def url_with(self, *, password: str = PASSWORD, ca_file: Path | None = None) -> str:
         """The document's URL."""
         ca = ca_file or self._authority.ca_file
         user = f"nightshift:{quote(password, safe='')}"
         return f"rediss://{user}@{self.host}:{self.port}/0?ssl_cert_reqs=required&ssl_ca_certs={ca}"
+
+    @property
+    def url_without_options(self) -> str:
+        """The document's URL, which says nothing of certificates."""
+        return self.url_with().partition("?")[0]
+
+    def refused(self) -> list[str]:
+        """What users were refused since the server started."""
+        login = f"operator:{OPERATOR_PASSWORD}@{self.host}:{self.port}"
+        with redis.Redis.from_url(
+            f"rediss://{login}?ssl_ca_certs={self._authority.ca_file}"
+        ) as client:
+            return [f"{entry['username']}: {entry['object']}" for entry in client.acl_log()]
 
     def command(self) -> Sequence[str]:
         tls = {

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import httpx2
 import psycopg
 import pytest
 import redis
+from sqlalchemy import text
 
 from api.problems import Problem
 from api.request_rates import RequestRates
 from models.database import Database, connect_database, upgrade
-from models.errors import DatabaseUnavailable
+from models.errors import BrokerUnavailable, DatabaseUnavailable
 from models.settings import load_settings
 from models.store.batches import list_chunks
 from models.store.views import Ring
@@ -27,9 +30,16 @@ from tests.security.secured import PASSWORD, Authority, SecuredPostgres, Secured
 from tests.servers import started
 from worker.celery_app import create_app
 from worker.doorbell import CeleryDoorbell
+from worker.watchdog import DEAF_AFTER_S, DeafnessWatch
 
 UNKNOWN_CHUNK = 10**9
 PASSWORD_AS_SENT = "p%40ss%3Aw%2Frd"
+STATEMENTS_REFUSED = (
+    b"CREATE TABLE mine (n int)",
+    b"CREATE TEMP TABLE mine (n int)",
+    b"DROP TABLE results",
+    b"TRUNCATE results",
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +64,13 @@ def postgres_with_tls(authority: Authority) -> Iterator[SecuredPostgres]:
     with started(SecuredPostgres(authority)) as server:
         server.set_up()
         upgrade(server.url_with(owner=True)).close()
+        yield server
+
+
+@pytest.fixture
+def unused_redis(authority: Authority) -> Iterator[SecuredRedis]:
+    """One that no other test was refused anything by."""
+    with started(SecuredRedis(authority)) as server:
         yield server
 
 
@@ -106,6 +123,39 @@ def test_a_worker_hears_generates_and_drains(
     assert PASSWORD_AS_SENT not in said
 
 
+def test_the_rights_are_enough_for_the_watch_for_lost_messages_and_for_the_doctor(
+    unused_redis: SecuredRedis, tmp_path: Path
+) -> None:
+    url = unused_redis.url_with()
+    app = create_app(load_settings({}, broker_url=url), model=FAKE_MODEL)
+    bell = CeleryDoorbell(app)
+    bell.ring(Ring(chunk_id=UNKNOWN_CHUNK, batch_id="batch_0", model=FAKE_MODEL, n=1))
+    watch = DeafnessWatch(
+        lambda: bell.waiting(FAKE_MODEL), clock=count(step=DEAF_AFTER_S + 1).__next__
+    )
+    assert watch.is_deaf()  # its clock jumps over the limit with every look
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues[FAKE_MODEL.queue]
+        with connection.Consumer([queue], callbacks=[lambda _body, _message: None]):
+            connection.drain_events(timeout=10)
+        assert bell.waiting(FAKE_MODEL) == 0
+        assert not watch.is_deaf()
+    assert bell.waiting(FAKE_MODEL) == 1  # taken, never acknowledged, given back
+    RequestRates(url).count("key", 2)
+    shown = Console(tmp_path, {"NIGHTSHIFT_BROKER_URL": url}).call("doctor").stdout
+    assert "ok    redis" in shown
+    assert PASSWORD not in shown and PASSWORD_AS_SENT not in shown
+    assert unused_redis.refused() == []
+
+
+def test_without_a_word_about_certificates_they_are_verified(redis_with_tls: SecuredRedis) -> None:
+    for options, is_reached in (("", False), ("?ssl_cert_reqs=none", True)):
+        url = f"{redis_with_tls.url_without_options}{options}"
+        bell = CeleryDoorbell(create_app(load_settings({}, broker_url=url)))
+        with nullcontext() if is_reached else pytest.raises(BrokerUnavailable):
+            bell.check()
+
+
 def test_calls_are_counted_with_the_same_rights(redis_with_tls: SecuredRedis) -> None:
     rates = RequestRates(redis_with_tls.url_with())
     rates.count("key", 2)
@@ -147,9 +197,15 @@ def test_postgres_gives_a_worker_no_tables_to_make_or_drop(
     postgres_with_tls: SecuredPostgres,
 ) -> None:
     with psycopg.connect(postgres_with_tls.url_with(), autocommit=True) as session:
-        for statement in (b"CREATE TABLE mine (n int)", b"DROP TABLE results", b"TRUNCATE results"):
+        for statement in STATEMENTS_REFUSED:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute(statement)
+
+
+def test_a_role_without_a_right_is_told_so_in_a_sentence(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable, match="permission denied for table results") as told:
+        database.transact(lambda connection: connection.execute(text("TRUNCATE results")))
+    assert PASSWORD not in str(told.value)
 
 
 def test_without_tls_or_with_a_stranger_s_there_is_no_connection(
