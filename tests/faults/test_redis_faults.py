@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 import signal
 import time
@@ -30,7 +32,33 @@ HEARD_WITHIN_S = 60.0
 N_DUPLICATES = 100
 N_FORGED = 10
 BIG_BYTES = 10 * 1024**2
-NO_MESSAGES = (b"{", b"\xff\xfe", b"7", b"null", b"[]", b"{}", b'{"body": 1, "properties": {}}')
+CALL = "[[1], {}, {}]"
+
+
+def entry(call: str = CALL, **headers: object) -> bytes:
+    """What Celery writes into the queue, with these fields as somebody else would have them."""
+    properties = {"body_encoding": "base64", "delivery_tag": "forged", "delivery_info": {}}
+    message = {
+        "body": base64.b64encode(call.encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"task": CHUNK_TASK, "id": "forged", **headers},
+        "properties": properties,
+    }
+    return json.dumps(message).encode()
+
+
+NO_MESSAGES = (
+    *(b"{", b"\xff\xfe", b"7", b"null", b"[]", b"{}", b'{"body": 1, "properties": {}}'),
+    b"[" * 100_000,
+    b'{"__type__": "decimal", "__value__": "x"}',
+)
+# Celery counts each of these as received, then fails at it: one left over and it hears no more.
+NO_CALLS = (
+    *(entry("7"), entry("[1, 2, 3]"), entry("[[1], {}, 7]")),
+    *(entry(task=["a list"]), entry(id=["a list"]), entry(id=None), entry(timelimit="short")),
+    entry(eta="2999-01-01T00:00:00"),
+)
 
 
 def ring(faults: Rig, chunk_id: int) -> None:
@@ -176,12 +204,13 @@ def test_doubled_forged_and_huge_messages_are_harmless(faults: Rig) -> None:
         queue.put(b"\x80\x04 no message", content_type="application/x-python-serialize")
         queue.put("no task", content_type="text/plain")
     with faults.redis.client() as client:
-        for entry in NO_MESSAGES:
-            client.lpush(FAKE_MODEL.queue, entry)
+        for forged in (*NO_MESSAGES, *NO_CALLS):
+            client.lpush(FAKE_MODEL.queue, forged)
     wait_hears_again(faults, node, UNKNOWN_CHUNK * 2)
     nothing_was_disturbed(faults, batch_id)
     assert len(node.worker.said("a message was dropped: not a chunk")) == 4
-    assert len(node.worker.said("a message was dropped: not of Celery")) == len(NO_MESSAGES)
+    n_dropped = len(node.worker.said("a message was dropped: not of Celery"))
+    assert n_dropped == len(NO_MESSAGES) + len(NO_CALLS) + 2  # those of the simple queue
     assert charged(faults, batch_id) == 0
 
 
