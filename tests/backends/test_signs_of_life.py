@@ -57,6 +57,17 @@ def test_with_work_only_counters_that_move_are_a_sign() -> None:
     assert silences == [0, 1, 2, 0, 0, 1, 0, 1, 0, 0, 1]
 
 
+def test_a_time_in_which_the_listener_was_stopped_is_no_silence() -> None:
+    now = [0.0]
+    signs = SignsOfLife(clock=lambda: now[0])
+    now[0] += 3600.0
+    assert signs.seconds_since == 1.0
+    for _ in range(8):
+        now[0] += 0.25
+        silence_s = signs.seconds_since
+    assert silence_s == 3.0
+
+
 @pytest.fixture
 def engine() -> Iterator[EngineProcess]:
     """An engine process whose backend does what it is told."""

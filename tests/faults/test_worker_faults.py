@@ -6,6 +6,7 @@ import signal
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from models.states import ChunkState
 from models.store.batches import get_batch, list_chunks
@@ -20,6 +21,7 @@ from worker.watchdog import EXIT_DEAF
 MICRO_BATCH_REQUESTS = 32
 MOST_CRASHES = 4
 LEASE_TTL_S = 6
+STALL_TIMEOUT_S = 3
 SLOW = Script(step_s=0.01)
 VERY_SLOW = Script(step_s=0.5)
 POINTS = (
@@ -105,13 +107,32 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(faults: Rig, with_eng
     other = faults.start_worker(script=SLOW)
     wait_for(lambda: not held_by(faults, sleeper), "its chunks are taken over")
     sleeper.resume()
-    # What the engine finished meanwhile is there to be written; a paused one counts as stalled.
-    noticed = "the engine failed" if with_engine else "chunk lost"
-    wait_for(lambda: bool(sleeper.worker.said(noticed)), "the sleeper sees what it has lost")
+    # What the engine finished meanwhile is there to be written.
+    wait_for(lambda: bool(sleeper.worker.said("chunk lost")), "the sleeper sees what it has lost")
     check(faults, batch_id)
     assert sleeper.is_running
     assert held
     assert other.worker.said("chunk done")
+
+
+def test_a_node_that_sleeps_within_its_lease_blames_nobody(faults: Rig) -> None:
+    batch_id = submit(faults.database, ["!slow but alive"], max_tokens=20)
+    with faults.database.begin() as connection:
+        connection.execute(text("UPDATE chunks SET attempts = 2, crashes = 2"))  # its last chance
+    sleeper = faults.start_worker(script=SLOW, LEASE_TTL_S="30", RENEW_PERIOD_S="3")
+
+    def runs_alone() -> bool:
+        return list_chunks(faults.database, batch_id)[0].running_idx is not None
+
+    wait_for(runs_alone, "the request runs")
+    sleeper.pause(with_engine=True)
+    faults.wait(STALL_TIMEOUT_S + 2)
+    sleeper.process.resume()
+    faults.wait(0.5)  # its engine wakes a little later
+    sleeper.resume()
+    check(faults, batch_id)
+    assert crashes(faults, batch_id) == 0
+    assert not sleeper.worker.said("the engine failed")
 
 
 @pytest.mark.matrix
