@@ -22,6 +22,7 @@ from tests.servers import wait_until
 from worker.jobs.held import HeldLease, LeaseBook
 from worker.jobs.lease_keeper import LeaseKeeper
 from worker.jobs.patience import Patience
+from worker.service import WorkerService
 
 
 class Outage:
@@ -146,17 +147,21 @@ def test_a_commit_that_closed_a_chunk_unheard_gives_nothing_back(
 
 
 def test_a_worker_that_stops_gives_back_what_it_did_not_hear_of(
-    store: JobStore, make_runner: MakeRunner, lost_reply: LostReply
+    store: JobStore, script: Script, lost_reply: LostReply
 ) -> None:
     batch_id = store.submit(CHUNK_REQUESTS)
     lost_reply.chosen = lambda name: "_claim." in name
-    runner = make_runner()
-    runner.serve(until=lambda: False)  # nothing is held, as far as it knows
-    assert store.chunks(batch_id)[0].state is ChunkState.LEASED
-    wait_until(lambda: not runner._patience.waits, "the database may be asked again")
-    runner.serve(until=lambda: True)
+    service = WorkerService(store.settings, MODEL, spawn=script.spawn)
+    service.start()
+    wait_until(
+        lambda: store.chunks(batch_id)[0].state is ChunkState.LEASED,
+        "the chunk is claimed, and nobody hears of it",
+    )
+    service.ask_to_stop()  # while the worker waits, as far as it knows without a lease
+    assert service.join(20)
     (chunk,) = store.chunks(batch_id)
     assert (chunk.state, chunk.attempts, chunk.crashes) == (ChunkState.PENDING, 0, 0)
+    assert script.answered == []
 
 
 def test_a_worker_back_from_a_long_outage_is_not_charged_for_it(

@@ -14,7 +14,7 @@ from functools import partial
 
 from models.database import Database
 from models.disk_space import DiskSpace
-from models.errors import EngineError
+from models.errors import DatabaseUnavailable, EngineError, StorageFull
 from models.model_key import ModelKey
 from models.settings import Settings
 from models.store.leases import claim_chunk, claim_next, missing_requests, release_unknown
@@ -96,7 +96,11 @@ class ChunkRunner:
         return ready
 
     def close(self) -> None:
-        """Stop the engine and the renewals."""
+        """Give back what may be leased unknown to us; stop the engine and the renewals."""
+        try:
+            self._release_unknown()  # even if the database failed a moment ago: it is the last try
+        except (DatabaseUnavailable, StorageFull) as exc:
+            _log.warning("a lease that nobody heard of may have to run out: %s", exc)
         self.supervisor.stop()
         self._keeper.stop()
 
@@ -306,4 +310,3 @@ class ChunkRunner:
             self._committer.commit_all()
         for held in self.book.all():
             self._committer.release(held, "the worker stops")
-        self._patience.attempt(self._release_unknown)
