@@ -75,10 +75,11 @@ def quarantine(connection: Connection, chunk: Chunk, crashes: int, reason: str) 
 
 
 def lose_lease(connection: Connection, chunk: Chunk, *, max_crashes: int) -> int | None:
-    """Book a lease that ran out; returns the chunk's crashes from now on, None: it is given up.
+    """Book a lease that ran out; returns the chunk's crashes from now on, None: it has ended.
 
-    The caller moves a chunk that is not given up, and writes the crashes. A request that was noted
-    as running bears the loss alone; when it has its result, nobody does.
+    The caller moves a chunk that has not ended, and writes the crashes. A request that was noted
+    as running bears the loss alone; when it has its result, nobody does. The chunk has ended when
+    it is given up, or done because no other request of it was left.
     """
     reason = f"worker {chunk.worker_id} did not renew its lease"
     close_attempt(connection, chunk, AttemptOutcome.LOST, reason)
@@ -86,7 +87,10 @@ def lose_lease(connection: Connection, chunk: Chunk, *, max_crashes: int) -> int
         message = f"the request ran alone, after earlier crashes, when {reason}"
         refusal = Refusal(code="worker_lost", message=message, http_status=None)
         fail_missing(connection, chunk.batch_id, refusal, idx=chunk.running_idx)
-        return chunk.crashes
+        if _is_missing_any(connection, chunk):
+            return chunk.crashes
+        unlease(connection, chunk, ChunkState.DONE)
+        return None
     if chunk.crashes + 1 < max_crashes:
         return chunk.crashes + 1
     quarantine(connection, chunk, chunk.crashes + 1, reason)
@@ -142,6 +146,11 @@ def has_result() -> ColumnElement[bool]:
     """Whether the request of the enclosing query is final."""
     same = and_(results.c.batch_id == requests.c.batch_id, results.c.idx == requests.c.idx)
     return exists().where(same).correlate(requests)
+
+
+def _is_missing_any(connection: Connection, chunk: Chunk) -> bool:
+    missing = select(requests.c.idx).where(requests.c.chunk_id == chunk.id, ~has_result())
+    return connection.execute(missing.limit(1)).first() is not None
 
 
 def count_open_chunks(connection: Connection, batch_id: str) -> int:

@@ -24,9 +24,9 @@ _CHUNKS_PER_TRANSACTION: Final = 100
 def sweep(database: Database, *, dispatch_timeout_s: float, max_crashes: int) -> SweepReport:
     """Repair everything once; each step is its own transaction, and repeating it changes nothing.
 
-    Leases that ran out: pending again and charged a crash, quarantined at `max_crashes`, or
-    cancelled with their batch. Dispatches that nobody claimed: pending again. Batches that are
-    overdue, cancelling or finished: closed.
+    Leases that ran out: pending again and charged a crash, quarantined at `max_crashes`, cancelled
+    with their batch, or done when the one to blame was the last. Dispatches that nobody claimed:
+    pending again. Batches that are overdue, cancelling or finished: closed.
     """
     ended = _end_expired_leases(database, max_crashes)
     lost_dispatches = database.transact(
@@ -70,7 +70,8 @@ def _end_some(connection: Connection, max_crashes: int) -> list[ChunkState]:
 def _end_lease(connection: Connection, chunk: Chunk, max_crashes: int) -> ChunkState:
     crashes = lose_lease(connection, chunk, max_crashes=max_crashes)
     if crashes is None:
-        return ChunkState.QUARANTINED
+        ended = select(chunks.c.state).where(chunks.c.id == chunk.id)
+        return ChunkState(connection.execute(ended).scalar_one())
     wanted = is_wanted(connection, chunk.batch_id)
     target = ChunkState.PENDING if wanted else ChunkState.CANCELLED
     unlease(connection, chunk, target, crashes=crashes)

@@ -118,17 +118,19 @@ def test_with_the_result_there_nobody_is_blamed_and_nothing_charged(
 
 @ENDINGS
 def test_the_last_request_of_a_chunk_may_be_the_one_to_blame(database: Database, end: End) -> None:
+    """Nothing is left to run then, so that nobody has to come for the chunk."""
     batch = submit(database, 8)
     lease = claim_last_chance(database)
     commit(database, lease, [idx for idx in range(8) if idx != KILLER])
     note_running(database, lease, KILLER)
     end_leases(database)
     end(database)
-    again = claim_next(database, MODEL, "w2", ttl_s=TTL_S, max_crashes=MAX_CRASHES)
-    assert again is not None
-    assert missing_requests(database, again) == []
-    assert finish(database, again).chunk_done
+    assert claim_next(database, MODEL, "w2", ttl_s=TTL_S, max_crashes=MAX_CRASHES) is None
+    by_sweep(database)
+    assert chunk_of(database, lease).state is ChunkState.DONE
+    assert get_batch(database, batch.id).state is BatchState.COMPLETED
     assert errors_of(database, batch.id) == {KILLER: "worker_lost"}
+    assert attempts_of(database, lease)[-1]["outcome"] == AttemptOutcome.LOST
 
 
 @ENDINGS
