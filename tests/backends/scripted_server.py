@@ -1,7 +1,8 @@
 """An engine process over a scripted backend: `python -m tests.backends.scripted_server FD KIND`.
 
 Torch-free, so it starts at once. Prompts that say what to do drive it: `break the tokenizer`,
-`crash`, `stand still`, `go on` (both without an end), and anything else is answered with itself.
+`hang the tokenizer`, `crash`, `stand still`, `go on` (both without an end), and anything else is
+answered with itself.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterable
 
@@ -46,6 +48,8 @@ class ScriptedBackend:
     def prepare(self, command: Add, arrived_s: float) -> Prepared:
         if command.prompt == TextPrompt(text="break the tokenizer"):
             raise ZeroDivisionError("the tokenizer has a bug")
+        if command.prompt == TextPrompt(text="hang the tokenizer"):
+            threading.Event().wait()
         return Prepared(command, (1,), command.params, 0, arrived_s, 0.0)
 
     def add(self, prepared: Prepared) -> None:

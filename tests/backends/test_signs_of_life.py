@@ -111,6 +111,27 @@ def test_an_engine_that_moves_on_gives_signs_of_life(engine: EngineProcess) -> N
     wait_until(lambda: engine.seconds_since_sign_of_life < SILENCE_S, "steps are a sign")
 
 
+def test_an_engine_that_hangs_before_it_knows_of_work_gives_no_sign(engine: EngineProcess) -> None:
+    engine.send(add("hang the tokenizer"))
+    wait_until(lambda: engine.seconds_since_sign_of_life > SILENCE_S, "the silence is noticed")
+    assert {event.running + event.waiting for event in reports(engine, 2)} == {0}
+    assert engine.seconds_since_sign_of_life > SILENCE_S
+
+
+@pytest.mark.parametrize("text", ["an echo", "break the tokenizer"])
+def test_an_answer_leaves_nothing_to_wait_for(engine: EngineProcess, text: str) -> None:
+    engine.send(add(text))
+    wait_until(
+        lambda: any(isinstance(event, Finished) for event in engine.receive(0.1)),
+        "the answer comes",
+    )
+    silences = []
+    for _ in range(3):
+        reports(engine, 1)
+        silences.append(engine.seconds_since_sign_of_life)
+    assert max(silences) < SILENCE_S
+
+
 def test_one_prompt_alone_does_not_wait_for_a_stalled_engine(engine: EngineProcess) -> None:
     with pytest.raises(EngineStalled, match="no progress for 1 s"):
         _answer(engine, add("stand still"), show_text=False, stall_timeout_s=1.0)

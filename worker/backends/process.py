@@ -160,6 +160,7 @@ class EngineProcess:
         with self._changed:
             if self._ended or self._stopping:
                 raise self._crashed()
+            self._signs.sent(commands)
             self._outbox.extend(lines)
             self._changed.notify_all()
 
