@@ -21,6 +21,7 @@ from models.settings import Settings, load_settings
 from models.store.views import Ring
 from worker.celery_config import celery_config
 from worker.doorbell import CeleryDoorbell
+from worker.heap import hold_heap_thresholds
 from worker.jobs.engine_port import SpawnEngine
 from worker.logs import configure_logging
 from worker.redis_transport import harden_redis_transport
@@ -70,6 +71,7 @@ class CeleryWorker:
 
     def start(self) -> None:
         """In Celery's main thread, before messages are consumed."""
+        hold_heap_thresholds()
         signals.worker_shutting_down.connect(self._asked_to_stop, weak=False)
         try:
             self.service.start()

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from pydantic import AfterValidator, Base64Bytes, BaseModel, Field, TypeAdapter, ValidationError
 
 _CALL: TypeAdapter[tuple[list[Any], dict[str, Any], dict[str, None]]] = TypeAdapter(
@@ -47,8 +48,31 @@ class _Entry(BaseModel):
     properties: _Properties
 
 
+class QoS(kombu_redis.QoS):
+    """Counts a message as handled even where Redis could not be told.
+
+    kombu does not, and with one message at a time such a worker waits for ever: it asks for no
+    other message, so it never notices its broken connection either. The entry that stays in Redis
+    is announced once more when its visibility timeout is over.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+
 class Channel(kombu_redis.Channel):
     """Drops entries that cannot be read."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
