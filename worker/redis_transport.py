@@ -11,9 +11,8 @@ import logging
 from queue import Empty
 from typing import Annotated, Any, Literal
 
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
-from kombu.transport import virtual
 from pydantic import AfterValidator, Base64Bytes, BaseModel, Field, TypeAdapter, ValidationError
 
 _CALL: TypeAdapter[tuple[list[Any], dict[str, Any], dict[str, None]]] = TypeAdapter(
