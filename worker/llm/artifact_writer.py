@@ -13,6 +13,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,13 @@ from worker.llm.artifact import (
 )
 from worker.llm.artifact_folder import new_folder
 from worker.llm.checkpoint import Checkpoint
-from worker.llm.config import ModelConfig, kept_config, parse_model_config, read_config_json
+from worker.llm.config import (
+    ModelConfig,
+    kept_config,
+    parse_model_config,
+    read_config_json,
+    read_model_config,
+)
 from worker.llm.convert import convert, tensor_count
 from worker.llm.recipe import recipe
 from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
@@ -79,6 +86,33 @@ def write_artifact(
     StorageFull when the disk cannot hold it.
     """
     checkpoint = Checkpoint(source_folder)
+    config = read_model_config(source_folder)
+    tensors = convert(config, weights, checkpoint)
+    counted = counted_tensors(tensors, tensor_count(config, weights), progress)
+    making = Making(weights=weights, recipe=recipe(weights), source=source)
+    return store_artifact(source_folder, destination, counted, making)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How an artifact was made, for its manifest."""
+
+    weights: Weights
+    recipe: dict[str, str | int]
+    source: Source
+    tools: tuple[str, ...] = ("torch", "safetensors", "transformers")  # distributions
+
+
+def store_artifact(
+    source_folder: Path,
+    destination: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    making: Making,
+) -> Artifact:
+    """Keep tensors made of the model in `source_folder`, and all else that it has, as an artifact.
+
+    Appears whole or not at all; raises as `write_artifact`.
+    """
     raw_config = read_config_json(source_folder)
     config = parse_model_config(raw_config)
     with _storage_full_as_advice(destination), new_folder(destination) as folder:
@@ -86,9 +120,8 @@ def write_artifact(
         if has_tokenizer(source_folder):
             write_resolved(source_folder, folder)
         _write_json(folder / "config.json", kept_config(raw_config))
-        tensors = convert(config, weights, checkpoint)
-        _write_tensors(_counted(tensors, tensor_count(config, weights), progress), folder)
-        manifest = _manifest(folder, weights, config, source)
+        _write_tensors(tensors, folder)
+        manifest = _manifest(folder, config, making)
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return open_artifact(destination, verify=False)
 
@@ -106,9 +139,10 @@ def _write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     save_file(gathered, folder / f"tensors-{number + 1:05}{TENSOR_SUFFIX}")
 
 
-def _counted(
+def counted_tensors(
     tensors: Iterable[tuple[str, Tensor]], total: int, progress: Progress | None
 ) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors; `progress` hears of each that was taken and kept."""
     for done, item in enumerate(tensors, start=1):
         yield item
         if progress is not None:
@@ -144,15 +178,15 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _manifest(folder: Path, weights: Weights, config: ModelConfig, source: Source) -> Manifest:
+def _manifest(folder: Path, config: ModelConfig, making: Making) -> Manifest:
     return Manifest(
-        weights=weights,
+        weights=making.weights,
         architecture=config.architecture,
-        source=source,
-        recipe=recipe(weights),
+        source=making.source,
+        recipe=making.recipe,
         tools={
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "safetensors", "transformers")},
+            **{name: version(name) for name in making.tools},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files={

@@ -66,13 +66,13 @@ def convert(
     """
     dtype = compute_dtype(weights)
     hidden = config.hidden_size
-    embedding = _checked(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
+    embedding = checked_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
     yield "embedding.weight", embedding.to(dtype)
     for index in range(config.num_layers):
         yield from _convert_layer(config, weights, source, index)
-    yield "norm.weight", _checked(source, "model.norm.weight", (hidden,)).to(dtype)
+    yield "norm.weight", checked_tensor(source, "model.norm.weight", (hidden,)).to(dtype)
     if not config.tie_word_embeddings:
-        head = _checked(source, "lm_head.weight", (config.vocab_size, hidden))
+        head = checked_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, weights)
     elif weights in QUANTIZED:  # a tied head is quantized as well, beside the embedding
         yield from _stored("lm_head", embedding, None, weights)
@@ -95,16 +95,16 @@ def _convert_layer(
         ("input_layernorm", "attention_norm"),
         ("post_attention_layernorm", "mlp_norm"),
     ):
-        tensor = _checked(source, f"{old}.{norm}.weight", (config.hidden_size,))
+        tensor = checked_tensor(source, f"{old}.{norm}.weight", (config.hidden_size,))
         yield f"{new}.{stored}.weight", tensor.to(dtype)
     for name, linear in linears(config, old).items():
         parts = linear.parts
         weight = _joined(
-            [_checked(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
+            [checked_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
         )
         bias = None
         if linear.biased:
-            bias = _joined([_checked(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
+            bias = _joined([checked_tensor(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
         yield from _stored(f"{new}.{name}", weight, bias, weights)
 
 
@@ -137,7 +137,8 @@ def _stored(
         yield f"{name}.bias", bias.to(compute_dtype(weights))
 
 
-def _checked(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
+def checked_tensor(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A floating-point tensor of the shape that config.json asks for; raises UnsupportedModel."""
     tensor = source.tensor(name)
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():
         raise UnsupportedModel(

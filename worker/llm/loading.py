@@ -81,8 +81,8 @@ def build_model(
         _build_layer(config, weights, stored, f"layers.{index}", kernels)
         for index in range(config.num_layers)
     )
-    embedding = _tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
-    norm = _tensor(stored, "norm.weight", (hidden,), dtype)
+    embedding = stored_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
+    norm = stored_tensor(stored, "norm.weight", (hidden,), dtype)
     head = _build_head(config, weights, stored, embedding, kernels)
     held = LlamaWeights(embedding, layers, norm, head)
     if kernels is not None and fits(config, embedding.dtype):
@@ -104,8 +104,8 @@ def _build_layer(
         parts = _parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
         built[name] = _build_linear(parts, shape.inputs, weights, kernels)
     return DecoderLayer(
-        attention_norm=_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
-        mlp_norm=_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
+        attention_norm=stored_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
+        mlp_norm=stored_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
         **built,
     )
 
@@ -153,14 +153,15 @@ def _parts(
     if biased:
         layout["bias"] = ((shape[0],), compute_dtype(weights))
     return {
-        suffix: _tensor(stored, f"{name}.{suffix}", *expected)
+        suffix: stored_tensor(stored, f"{name}.{suffix}", *expected)
         for suffix, expected in layout.items()
     }
 
 
-def _tensor(
+def stored_tensor(
     stored: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
+    """The tensor of that name; raises ArtifactError when it is missing or is another one."""
     if name not in stored:
         raise ArtifactError(f"the artifact has no tensor {name}: remove it and add the model again")
     tensor = stored[name]
