@@ -1,7 +1,7 @@
 """Whether this CPU is one that IPEX has its fast kernels for. Imports neither torch nor IPEX.
 
-Its weight-only multiplications are written for AVX512-FP16 and AMX, which came with Sapphire Rapids.
-Anywhere else every call unpacks the whole weight first: right, and slow.
+Its weight-only multiplications are written for AVX512-FP16 and AMX, that is for Sapphire Rapids and
+newer. Anywhere else every call unpacks the whole weight first: right, and slow.
 """
 
 from __future__ import annotations

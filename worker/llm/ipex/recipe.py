@@ -65,7 +65,7 @@ class IpexRecipe:
 
     @property
     def symmetric(self) -> bool:
-        """Whether weights have no zero points: IPEX's choice, int8 sums would overflow with them."""
+        """Whether weights have no zero points, with which IPEX's int8 sums would overflow."""
         return self.weights is Weights.INT8 and self.lowp is Lowp.INT8
 
     def as_manifest(self) -> dict[str, str | int]:
@@ -83,11 +83,11 @@ def read_recipe(manifest: Mapping[str, str | int]) -> IpexRecipe:
         )
     try:
         return IpexRecipe(
-            weights=Weights(manifest["weights"]),
-            lowp=Lowp(manifest["lowp"]),
+            weights=Weights(str(manifest["weights"])),
+            lowp=Lowp(str(manifest["lowp"])),
             group_size=int(manifest["group_size"]),
-            act_quant=ActQuant(manifest["act_quant"]),
-            activations=Activations(manifest["activations"]),
+            act_quant=ActQuant(str(manifest["act_quant"])),
+            activations=Activations(str(manifest["activations"])),
         )
     except (KeyError, ValueError, InputError) as exc:
         raise ArtifactError(
