@@ -15,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from models.errors import UnsupportedModel
 from worker.llm.config import ModelConfig, RopeScaling
 
+BLOCK_OUTPUTS = 32  # of a packed weight; IPEX's fused operations cannot leave a part of one out
+
 
 def build_skeleton(config: ModelConfig, context_tokens: int) -> Any:
     """The model on torch's meta device, but for what is computed and not stored.
@@ -22,11 +24,7 @@ def build_skeleton(config: ModelConfig, context_tokens: int) -> Any:
     IPEX keeps tables for every position of every layer, so `context_tokens` bounds them. Raises
     UnsupportedModel for what IPEX computes otherwise than transformers.
     """
-    if config.hidden_size != config.num_heads * config.head_dim:
-        raise UnsupportedModel(
-            f"IPEX cannot compute {config.num_heads} heads of {config.head_dim} in a model of "
-            f"width {config.hidden_size}: use the native backend"
-        )
+    _refuse_shapes(config)
     llama = config.model_type == "llama"
     settings: Any = (LlamaConfig if llama else MistralConfig)(**_settings(config, context_tokens))
     settings.architectures = ["LlamaForCausalLM" if llama else "MistralForCausalLM"]
@@ -53,6 +51,21 @@ def put_parameter(model: Any, name: str, tensor: Tensor) -> None:
     """Make `tensor` the parameter of that name."""
     owner, _, last = name.rpartition(".")
     setattr(model.get_submodule(owner), last, nn.Parameter(tensor, requires_grad=False))
+
+
+def _refuse_shapes(config: ModelConfig) -> None:
+    """IPEX would fail in the middle of a batch, or compute something else."""
+    if config.hidden_size != config.num_heads * config.head_dim:
+        raise UnsupportedModel(
+            f"IPEX cannot compute {config.num_heads} heads of {config.head_dim} in a model of "
+            f"width {config.hidden_size}: use the native backend"
+        )
+    for name, size in (("hidden", config.hidden_size), ("intermediate", config.intermediate_size)):
+        if size % BLOCK_OUTPUTS:
+            raise UnsupportedModel(
+                f"IPEX needs layers of multiples of {BLOCK_OUTPUTS}, {name}_size is {size}: "
+                "use the native backend"
+            )
 
 
 def _settings(config: ModelConfig, context_tokens: int) -> dict[str, Any]:
