@@ -47,6 +47,7 @@ def _native(weights: str) -> EngineSpec:
         runner="benchmarks.engine_runner",
         model=f"nightshift-{weights}",
         environment=None,
+        works=(*MODEL_WORKS, "brief"),
         settings={"sequences": 96, "step_tokens": 512},
     )
 
@@ -97,10 +98,11 @@ def _ipex(weights: str, lowp: str) -> EngineSpec:
     return EngineSpec(
         name=f"ipex-{weights}-{lowp}",
         runner="benchmarks.peers.ipex_runner",
-        model=f"ipex-{weights}-{lowp}",
+        # Other weights serve all but int8 by int8, which cannot have zero points.
+        model=f"ipex-{weights}-{'int8' if weights == lowp else 'bf16'}",
         environment="ipex",
-        works=("A", "single"),
-        settings={"batch": 32},
+        works=("A", "brief"),
+        settings={"batch": 32, "lowp": lowp},
     )
 
 

@@ -1,4 +1,4 @@
-"""IPEX in static batches, as the ipex backend runs it. Settings: batch.
+"""IPEX in static batches, as the ipex backend runs it. Settings: batch, lowp.
 
 The model is an artifact that `ipex_model.py` made; batches are those of transformers' runner.
 """
@@ -13,6 +13,7 @@ from benchmarks.job import Job, measure, read_job
 from benchmarks.peers.transformers_runner import Transformers
 from worker.llm.artifact import open_artifact
 from worker.llm.ipex.artifact import load_ipex_model
+from worker.llm.ipex.recipe import Lowp
 
 
 class Ipex(Transformers):
@@ -21,7 +22,8 @@ class Ipex(Transformers):
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)
         self._batch = job.number("batch")
-        self._model = load_ipex_model(open_artifact(Path(job.model), verify=False)).model
+        artifact = open_artifact(Path(job.model), verify=False)
+        self._model = load_ipex_model(artifact, lowp=Lowp(job.text("lowp"))).model
 
 
 def main() -> None:

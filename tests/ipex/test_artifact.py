@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from models.errors import ArtifactError
 from models.model_key import Weights
 from tests.ipex.conftest import DEMO, SOURCE, Store
+from tests.ipex.generating import answers_of
 from worker.llm.artifact import Artifact, open_artifact
 from worker.llm.artifact_writer import write_artifact
 from worker.llm.ipex.artifact import load_ipex_model, write_ipex_artifact
-from worker.llm.ipex.recipe import IpexRecipe, read_recipe
+from worker.llm.ipex.recipe import IpexRecipe, Lowp, read_recipe
 from worker.llm.tokenizer import Tokenizer
 
 
@@ -58,6 +59,18 @@ def test_an_artifact_of_the_native_backend_is_refused(tmp_path: Path) -> None:
     native = write_artifact(DEMO, tmp_path / "native", Weights.INT8, source=SOURCE)
     with pytest.raises(ArtifactError, match="was not made for the ipex backend"):
         load_ipex_model(native)
+
+
+def test_another_precision_needs_no_other_artifact(
+    store: Store, tmp_path: Path, prompts: list[list[int]]
+) -> None:
+    stored_for_bf16 = store(IpexRecipe())
+    exact = IpexRecipe(lowp=Lowp.NONE)
+    stored_for_none = write_ipex_artifact(DEMO, tmp_path / "none", exact, source=SOURCE)
+    loaded = load_ipex_model(stored_for_bf16, lowp=Lowp.NONE)
+    assert loaded.recipe == exact
+    expected = answers_of(load_ipex_model(stored_for_none).model, prompts)
+    assert answers_of(loaded.model, prompts) == expected
 
 
 @pytest.mark.parametrize("name", ["lm_head.scales", "model.norm.weight"])

@@ -39,6 +39,16 @@ def test_weights_have_no_zero_points_where_sums_would_overflow() -> None:
     assert symmetric == {(Weights.INT8, Lowp.INT8)}
 
 
+def test_the_same_weights_serve_every_precision_but_for_int8_sums() -> None:
+    assert IpexRecipe().with_lowp(Lowp.FP16) == IpexRecipe(lowp=Lowp.FP16)
+    int4 = IpexRecipe(weights=Weights.INT4)
+    assert int4.with_lowp(Lowp.INT8).lowp is Lowp.INT8
+    with pytest.raises(InputError, match="quantize the model again"):
+        IpexRecipe().with_lowp(Lowp.INT8)
+    with pytest.raises(InputError, match="quantize the model again"):
+        IpexRecipe(lowp=Lowp.INT8).with_lowp(Lowp.NONE)
+
+
 def test_a_manifest_gives_back_the_recipe() -> None:
     recipe = IpexRecipe(
         weights=Weights.INT4,

@@ -14,7 +14,7 @@ from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import read_model_config
 from worker.llm.ipex.model import IpexModel, build_model
 from worker.llm.ipex.quantize import quantized_tensors, tensor_count
-from worker.llm.ipex.recipe import IpexRecipe, read_recipe
+from worker.llm.ipex.recipe import IpexRecipe, Lowp, read_recipe
 from worker.llm.loading import StoredTensors
 
 TOOLS = ("torch", "safetensors", "transformers", "intel-extension-for-pytorch")
@@ -40,12 +40,17 @@ def write_ipex_artifact(
     return store_artifact(source_folder, destination, counted, making)
 
 
-def load_ipex_model(artifact: Artifact, context_tokens: int | None = None) -> IpexModel:
+def load_ipex_model(
+    artifact: Artifact, *, context_tokens: int | None = None, lowp: Lowp | None = None
+) -> IpexModel:
     """The model of an artifact that `write_ipex_artifact` made, ready for `generate`.
 
-    `context_tokens` bounds prompt and answer together: IPEX keeps tables for every position. Raises
-    ArtifactError for an artifact of another backend, or a damaged one.
+    `context_tokens` bounds prompt and answer together: IPEX keeps tables for every position.
+    `lowp` takes the place of the recipe's. Raises ArtifactError for an artifact of another backend,
+    or a damaged one, and InputError where `lowp` needs other weights than the stored ones.
     """
     recipe = read_recipe(artifact.manifest.recipe)
+    if lowp is not None:
+        recipe = recipe.with_lowp(lowp)
     config = read_model_config(artifact.folder)
     return build_model(config, recipe, StoredTensors(artifact.tensor_files), context_tokens)

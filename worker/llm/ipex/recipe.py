@@ -7,7 +7,7 @@ refused here with a sentence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from models.errors import ArtifactError, InputError
@@ -67,6 +67,16 @@ class IpexRecipe:
     def symmetric(self) -> bool:
         """Whether weights have no zero points, with which IPEX's int8 sums would overflow."""
         return self.weights is Weights.INT8 and self.lowp is Lowp.INT8
+
+    def with_lowp(self, lowp: Lowp) -> IpexRecipe:
+        """The same weights multiplied another way; raises InputError where they do not serve."""
+        other = replace(self, lowp=lowp)
+        if other.symmetric != self.symmetric:
+            raise InputError(
+                f"weights that were quantized to {self.weights} for {self.lowp} cannot be computed "
+                f"in {lowp}: quantize the model again with that"
+            )
+        return other
 
     def as_manifest(self) -> dict[str, str | int]:
         """What an artifact's manifest says of it."""
