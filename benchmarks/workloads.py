@@ -74,7 +74,7 @@ def build_workload(name: str) -> Workload:
         "long": _fixed("long", seed=8, count=16, prompt=1500, output=64),
         "single": _fixed("single", seed=9, count=1, prompt=32, output=128),
         # So little that an engine which is many times slower ends all the same.
-        "brief": _fixed("brief", seed=12, count=32, prompt=32, output=16),
+        "brief": _fixed("brief", seed=12, count=16, prompt=32, output=8),
     }
     return workloads[name]
 
