@@ -16,7 +16,8 @@ from worker.llm.registry import Registry
 def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
     """A function that starts an engine; raises NotFoundError when the model is not registered."""
     config = EngineProcessConfig(
-        artifact=Registry(settings.registry_path).find(model),
+        backend=settings.backend,
+        artifact=Registry(settings.registry_path, settings.backend).find(model),
         threads=settings.threads,
         max_sequences=settings.max_sequences,
         step_tokens=settings.step_tokens,

@@ -20,7 +20,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from models.errors import EngineError, NightshiftError, RequestRefused
+from models.backend_name import BackendName
+from models.errors import ArtifactError, EngineError, NightshiftError, RequestRefused
 from models.generation import Frozen, Refusal
 from worker.backends.base import Backend, Prepared
 from worker.backends.machine import peak_rss_bytes
@@ -209,6 +210,15 @@ def load_backend(config: EngineProcessConfig) -> Backend:
     The artifact is looked at first: without a good one the libraries' seconds would be lost.
     """
     artifact = open_artifact(config.artifact, verify=False)
+    if artifact.manifest.backend is not config.backend:
+        raise ArtifactError(
+            f"{config.artifact} is for the {artifact.manifest.backend} backend, not for "
+            f"{config.backend}: add the model again with --backend {config.backend}"
+        )
+    if config.backend is BackendName.TRANSFORMERS:
+        from worker.backends.transformers import load_transformers
+
+        return load_transformers(config, artifact)
     from worker.backends.native import load_native
 
     return load_native(config, artifact)

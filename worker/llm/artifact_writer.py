@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from models.backend_name import BackendName
 from models.errors import StorageFull, UnsafeModel
 from models.model_key import Weights
 from worker.llm.artifact import (
@@ -32,9 +33,10 @@ from worker.llm.artifact import (
     file_sha256,
     open_artifact,
 )
+from worker.llm.artifact_contents import Contents
 from worker.llm.artifact_folder import new_folder
 from worker.llm.checkpoint import Checkpoint
-from worker.llm.config import ModelConfig, kept_config, parse_model_config, read_config_json
+from worker.llm.config import kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, tensor_count
 from worker.llm.recipe import recipe
 from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
@@ -71,6 +73,7 @@ def write_artifact(
     weights: Weights,
     *,
     source: Source,
+    backend: BackendName = BackendName.NATIVE,
     progress: Progress | None = None,
 ) -> Artifact:
     """Convert the Hugging Face model in `source_folder` into an artifact at `destination`.
@@ -79,16 +82,19 @@ def write_artifact(
     StorageFull when the disk cannot hold it.
     """
     checkpoint = Checkpoint(source_folder)
-    raw_config = read_config_json(source_folder)
-    config = parse_model_config(raw_config)
+    if backend is BackendName.NATIVE:
+        contents = _native_contents(source_folder, checkpoint, weights)
+    else:
+        from worker.llm.transformers.contents import transformers_contents
+
+        contents = transformers_contents(source_folder, weights)
     with _storage_full_as_advice(destination), new_folder(destination) as folder:
         _copy_side_files(source_folder, folder)
         if has_tokenizer(source_folder):
             write_resolved(source_folder, folder)
-        _write_json(folder / "config.json", kept_config(raw_config))
-        tensors = convert(config, weights, checkpoint)
-        _write_tensors(_counted(tensors, tensor_count(config, weights), progress), folder)
-        manifest = _manifest(folder, weights, config, source)
+        _write_json(folder / "config.json", contents.config)
+        _write_tensors(_counted(contents.tensors, contents.n_tensors, progress), folder)
+        manifest = _manifest(folder, contents, weights, backend, source)
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return open_artifact(destination, verify=False)
 
@@ -144,12 +150,26 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _manifest(folder: Path, weights: Weights, config: ModelConfig, source: Source) -> Manifest:
+def _native_contents(folder: Path, checkpoint: Checkpoint, weights: Weights) -> Contents:
+    raw_config = read_config_json(folder)
+    config = parse_model_config(raw_config)
+    return Contents(
+        architecture=config.architecture,
+        config=kept_config(raw_config),
+        tensors=convert(config, weights, checkpoint),
+        n_tensors=tensor_count(config, weights),
+    )
+
+
+def _manifest(
+    folder: Path, contents: Contents, weights: Weights, backend: BackendName, source: Source
+) -> Manifest:
     return Manifest(
         weights=weights,
-        architecture=config.architecture,
+        backend=backend,
+        architecture=contents.architecture,
         source=source,
-        recipe=recipe(weights),
+        recipe=recipe(weights, backend),
         tools={
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "safetensors", "transformers")},

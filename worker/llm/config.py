@@ -109,7 +109,7 @@ def kept_config(raw: Mapping[str, object]) -> dict[str, object]:
 
 def parse_model_config(raw: Mapping[str, object]) -> ModelConfig:
     """Turn the object of a config.json into a ModelConfig; raises as `read_model_config`."""
-    _refuse_code(raw)
+    refuse_code(raw)
     model_type = raw.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
         known = " and ".join(SUPPORTED_MODEL_TYPES)
@@ -150,7 +150,8 @@ def token_ids(value: object) -> tuple[int, ...]:
     return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0)
 
 
-def _refuse_code(raw: Mapping[str, object]) -> None:
+def refuse_code(raw: Mapping[str, object]) -> None:
+    """Raise UnsafeModel when the model wants to run code of its own."""
     if raw.get("auto_map"):
         raise UnsafeModel(
             "config.json names Python code to run (auto_map), which is never done: "

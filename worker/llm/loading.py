@@ -81,8 +81,8 @@ def build_model(
         _build_layer(config, weights, stored, f"layers.{index}", kernels)
         for index in range(config.num_layers)
     )
-    embedding = _tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
-    norm = _tensor(stored, "norm.weight", (hidden,), dtype)
+    embedding = checked_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
+    norm = checked_tensor(stored, "norm.weight", (hidden,), dtype)
     head = _build_head(config, weights, stored, embedding, kernels)
     held = LlamaWeights(embedding, layers, norm, head)
     if kernels is not None and fits(config, embedding.dtype):
@@ -101,11 +101,11 @@ def _build_layer(
     built: dict[str, Linear] = {}
     for name, shape in linears(config, prefix).items():
         size = (shape.outputs, shape.inputs)
-        parts = _parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
-        built[name] = _build_linear(parts, shape.inputs, weights, kernels)
+        parts = linear_parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
+        built[name] = fastest_linear(parts, shape.inputs, weights, kernels)
     return DecoderLayer(
-        attention_norm=_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
-        mlp_norm=_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
+        attention_norm=checked_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
+        mlp_norm=checked_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
         **built,
     )
 
@@ -120,18 +120,19 @@ def _build_head(
     """The output layer; where it is tied and not quantized, its weight is the embedding."""
     if config.tie_word_embeddings and weights not in QUANTIZED:
         return FloatLinear(embedding, None)  # packed, it would take the embedding's memory again
-    parts = _parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
+    parts = linear_parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
     # its sums are integers: rounding them to bf16 would only lose
-    return _build_linear(parts, config.hidden_size, weights, kernels, torch.float32)
+    return fastest_linear(parts, config.hidden_size, weights, kernels, torch.float32)
 
 
-def _build_linear(
+def fastest_linear(
     parts: Mapping[str, Tensor],
     inputs: int,
     weights: Weights,
     kernels: Kernels | None,
     output_dtype: torch.dtype = torch.bfloat16,
 ) -> Linear:
+    """The layer of these tensors on the fastest kernel there is; raises UnsupportedModel."""
     if weights is Weights.INT8 and inputs > INT8_INPUTS:
         raise UnsupportedModel(
             f"a layer has {inputs} inputs, int8 weights can have {INT8_INPUTS}: use bf16 or int4"
@@ -141,26 +142,30 @@ def _build_linear(
     return build_linear(parts, weights, output_dtype=output_dtype)
 
 
-def _parts(
+def linear_parts(
     stored: Mapping[str, Tensor],
     name: str,
     weights: Weights,
     shape: tuple[int, int],
     biased: bool = False,
 ) -> dict[str, Tensor]:
-    """The tensors of the linear layer of that name, of `shape` (outputs, inputs)."""
+    """The tensors of the linear layer of that name, of `shape` (outputs, inputs).
+
+    Raises ArtifactError as `checked_tensor`.
+    """
     layout = stored_layout(*shape, weights)
     if biased:
         layout["bias"] = ((shape[0],), compute_dtype(weights))
     return {
-        suffix: _tensor(stored, f"{name}.{suffix}", *expected)
+        suffix: checked_tensor(stored, f"{name}.{suffix}", *expected)
         for suffix, expected in layout.items()
     }
 
 
-def _tensor(
+def checked_tensor(
     stored: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
+    """A stored tensor; raises ArtifactError when it is missing or another one than expected."""
     if name not in stored:
         raise ArtifactError(f"the artifact has no tensor {name}: remove it and add the model again")
     tensor = stored[name]
