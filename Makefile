@@ -31,7 +31,7 @@ install: $(VENV)/.installed  ## create .venv and install the project with its pi
 $(VENV)/.installed: pyproject.toml constraints.txt tests/api/previous_client.txt
 	@tools/create_venv.sh $(VENV) $(PYTHON)
 	@echo "Installing into $(VENV): torch alone is some 200 MB, this can take minutes."
-	$(PIP_INSTALL) --editable '.[worker,api,dev]'
+	$(PIP_INSTALL) --editable '.[worker,api,plot,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--target $(VENV)/openai-previous -r tests/api/previous_client.txt
 	@touch $@

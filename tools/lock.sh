@@ -7,7 +7,7 @@ trap 'rm -rf "$folder"' EXIT
 tools/create_venv.sh "$folder/venv" "${1:-}"
 pip="$folder/venv/bin/python -m pip --disable-pip-version-check"
 # shellcheck disable=SC2086  # the command's words
-$pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[worker,api,dev,fuzz]' \
+$pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[worker,api,plot,dev,fuzz]' \
     async-timeout  # which redis needs up to Python 3.11.2, that is on Debian 12
 {
     echo "# The versions that are installed and tested; \`make lock\` writes this file."

@@ -15,7 +15,12 @@ from worker.llm.registry import Registry
 
 def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
     """A function that starts an engine; raises NotFoundError when the model is not registered."""
-    config = EngineProcessConfig(
+    return partial(EngineProcess, engine_config(settings, model))
+
+
+def engine_config(settings: Settings, model: ModelKey) -> EngineProcessConfig:
+    """What an engine of this model is started with; raises as `engine_spawner`."""
+    return EngineProcessConfig(
         backend=settings.backend,
         artifact=Registry(settings.registry_path, settings.backend).find(model),
         threads=settings.threads,
@@ -24,7 +29,6 @@ def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
         kv_cache_bytes=settings.kv_cache_bytes,
         kernel_cache=settings.kernel_cache_path,
     )
-    return partial(EngineProcess, config)
 
 
 @contextmanager

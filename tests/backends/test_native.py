@@ -13,9 +13,9 @@ from models.generation import ChatMessage, ChatPrompt, Generation, Prompt, TextP
 from models.params import DecodingParams
 from tests.backends.tiny_artifact import CONTEXT_TOKENS, write_tiny_artifact
 from worker.backends.base import Backend
-from worker.backends.engine_backend import EngineBackend
+from worker.backends.engine_backend import EngineBackend, build_backend
 from worker.backends.messages import Add, Delta, Finished
-from worker.backends.native import load_native
+from worker.backends.paged_models import load_paged_model
 from worker.backends.process_config import EngineProcessConfig
 from worker.llm.artifact import open_artifact
 
@@ -24,7 +24,8 @@ CHAT = ChatPrompt(messages=(ChatMessage(role="user", content="the day"),))
 
 
 def load(config: EngineProcessConfig) -> EngineBackend:
-    return load_native(config, open_artifact(config.artifact, verify=True))
+    artifact = open_artifact(config.artifact, verify=True)
+    return build_backend(config, artifact, load_paged_model(config, artifact))
 
 
 @pytest.fixture(scope="module")

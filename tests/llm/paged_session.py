@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from worker.backends.engine_backend import PagedModel
+from worker.backends.paged_models import PagedModel
 from worker.llm.kv_cache import KVCache
 from worker.llm.packed import Segment, pack_step
 

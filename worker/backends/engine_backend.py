@@ -1,7 +1,6 @@
 """A backend over the engine: text on both sides, continuous batching between.
 
-Which model computes is its loader's business (`native.py`, `transformers.py`); it is imported in
-the engine process alone, as they are.
+Which model computes is the business of `paged_models.py`. Imported in the engine process alone.
 """
 
 from __future__ import annotations
@@ -9,10 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from secrets import randbelow
-from typing import Protocol
-
-import torch
-from torch import Tensor
 
 from models.errors import RequestRefused
 from models.generation import Refusal
@@ -23,6 +18,7 @@ from worker.backends.base import Description, Prepared
 from worker.backends.kv_memory import CacheDemand, blocks_in, blocks_in_free_memory
 from worker.backends.machine import free_memory_bytes, total_memory_bytes
 from worker.backends.messages import Add, Delta, Finished
+from worker.backends.paged_models import LoadedModel, PagedModel
 from worker.backends.process_config import EngineProcessConfig
 from worker.backends.resolution import Limits, check_prompt, resolve
 from worker.engine.config import EngineConfig
@@ -31,11 +27,9 @@ from worker.engine.engine import Engine
 from worker.engine.output import SequenceOutput
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
 from worker.llm.artifact import Artifact
-from worker.llm.config import ModelConfig
 from worker.llm.generation_defaults import GenerationDefaults, read_generation_defaults
 from worker.llm.kv_cache import KVCache, block_bytes
 from worker.llm.native.kernels import BLOCK_TOKENS
-from worker.llm.packed import PackedInput
 from worker.llm.tokenizer import Tokenizer
 
 _NO_NUMBERS = Refusal(
@@ -161,29 +155,11 @@ def _sampling(params: DecodingParams, seed: int) -> SamplingParams:
     )
 
 
-class PagedModel(Protocol):
-    """What can run on the engine: see worker.engine.engine.Model for `forward`."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The shape of the model, and so of its cache."""
-        ...
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Of activations, and so of the cache."""
-        ...
-
-    def forward(self, packed: PackedInput, cache: KVCache) -> Tensor: ...
-
-
 def build_backend(
-    config: EngineProcessConfig, artifact: Artifact, model: PagedModel, *, kernels: str
+    config: EngineProcessConfig, artifact: Artifact, loaded: LoadedModel
 ) -> EngineBackend:
-    """An engine for a loaded model, its KV cache sized for it; raises SettingsError, ModelError.
-
-    `kernels` says what of the model is compiled.
-    """
+    """An engine for a loaded model, its KV cache sized for it; raises SettingsError, ModelError."""
+    model = loaded.model
     limits, demand = _plan(config, model)
     facts = Description(
         architecture=model.config.architecture,
@@ -194,7 +170,7 @@ def build_backend(
         kv_cache_tokens=limits.cache_tokens,
         kv_cache_bytes=limits.num_blocks * demand.block_bytes,
         max_sequences=limits.max_sequences,
-        kernels=kernels,
+        kernels=loaded.kernels,
     )
     cache = KVCache(model.config, limits.num_blocks, limits.block_tokens, model.compute_dtype)
     engine = Engine(model, cache, limits)

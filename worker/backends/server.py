@@ -20,8 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from models.backend_name import BackendName
-from models.errors import ArtifactError, EngineError, NightshiftError, RequestRefused
+from models.errors import EngineError, NightshiftError, RequestRefused
 from models.generation import Frozen, Refusal
 from worker.backends.base import Backend, Prepared
 from worker.backends.machine import peak_rss_bytes
@@ -35,8 +34,8 @@ from worker.backends.messages import (
     Ready,
     to_line,
 )
+from worker.backends.paged_models import load_paged_model, open_for
 from worker.backends.process_config import EngineProcessConfig
-from worker.llm.artifact import open_artifact
 
 _WORKING_PERIOD_S = 0.5
 _IDLE_PERIOD_S = 1.0
@@ -209,19 +208,10 @@ def load_backend(config: EngineProcessConfig) -> Backend:
 
     The artifact is looked at first: without a good one the libraries' seconds would be lost.
     """
-    artifact = open_artifact(config.artifact, verify=False)
-    if artifact.manifest.backend is not config.backend:
-        raise ArtifactError(
-            f"{config.artifact} is for the {artifact.manifest.backend} backend, not for "
-            f"{config.backend}: add the model again with --backend {config.backend}"
-        )
-    if config.backend is BackendName.TRANSFORMERS:
-        from worker.backends.transformers import load_transformers
+    artifact = open_for(config)
+    from worker.backends.engine_backend import build_backend
 
-        return load_transformers(config, artifact)
-    from worker.backends.native import load_native
-
-    return load_native(config, artifact)
+    return build_backend(config, artifact, load_paged_model(config, artifact))
 
 
 def end_process(code: int) -> None:
