@@ -28,11 +28,14 @@ VOCABULARY = 97
 # What the native decoder has not: other norms, activations, biases, positions, no gate, experts.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "cohere": {"num_key_value_heads": 2},
+    "cohere2": {"num_key_value_heads": 2, "sliding_window": 9, "sliding_window_pattern": 2},
     "gemma": {"num_key_value_heads": 2, "head_dim": 32},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 32, "sliding_window": 12},
     "gpt2": {},
     "gpt_neox": {},
     "granite": {"num_key_value_heads": 2, "attention_multiplier": 0.2},
     "llama": {"num_key_value_heads": 1},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": 7},
     "opt": {},
     "phi": {},
     "qwen3_moe": {"num_key_value_heads": 2, "head_dim": 16, "moe_intermediate_size": 32},
@@ -41,8 +44,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({}, "paged attention"),
     "bloom": ({}, "paged attention"),
-    "gemma2": ({"num_key_value_heads": 2}, "sliding_attention"),
-    "mistral": ({"num_key_value_heads": 2, "sliding_window": 8}, "window"),
+    "gpt_oss": ({"num_key_value_heads": 2, "head_dim": 16}, "s_aux"),
+    "minimax": ({"num_key_value_heads": 2}, "linear_attention"),
     "diffllama": ({"num_key_value_heads": 2}, "layers without attention"),
 }
 

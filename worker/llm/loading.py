@@ -14,12 +14,19 @@ from models.errors import ArtifactError, UnsupportedModel
 from models.model_key import Weights
 from worker.llm.artifact import Artifact
 from worker.llm.config import ModelConfig, read_model_config
-from worker.llm.convert import QUANTIZED, compute_dtype, linears
+from worker.llm.convert import (
+    QUANTIZED,
+    block_norms,
+    compute_dtype,
+    head_norm_widths,
+    linears,
+)
+from worker.llm.decoder import Decoder, DecoderLayer, DecoderWeights
 from worker.llm.linear import FloatLinear, Linear, build_linear
-from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.linear import CompiledLinear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
+from worker.llm.operations import HeadNorms
 from worker.llm.quantize import stored_layout
 
 SMALL_TENSOR_BYTES = 1 << 20
@@ -56,7 +63,7 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def load_model(artifact: Artifact, kernels: Kernels | None = None) -> Llama:
+def load_model(artifact: Artifact, kernels: Kernels | None = None) -> Decoder:
     """The model of an artifact, ready to run. Raises ArtifactError when it is damaged.
 
     `kernels` are used where they are made for a model of this shape.
@@ -70,7 +77,7 @@ def build_model(
     weights: Weights,
     stored: Mapping[str, Tensor],
     kernels: Kernels | None = None,
-) -> Llama:
+) -> Decoder:
     """The model of the tensors that `convert` yields, by name.
 
     Raises ArtifactError when one is missing or is not what config.json asks for: the compiled
@@ -84,10 +91,10 @@ def build_model(
     embedding = checked_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
     norm = checked_tensor(stored, "norm.weight", (hidden,), dtype)
     head = _build_head(config, weights, stored, embedding, kernels)
-    held = LlamaWeights(embedding, layers, norm, head)
+    held = DecoderWeights(embedding, layers, norm, head)
     if kernels is not None and fits(config, embedding.dtype):
-        return Llama(config, held, NativeOperations(config, kernels))
-    return Llama(config, held)
+        return Decoder(config, held, NativeOperations(config, kernels))
+    return Decoder(config, held)
 
 
 def _build_layer(
@@ -103,10 +110,24 @@ def _build_layer(
         size = (shape.outputs, shape.inputs)
         parts = linear_parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
         built[name] = fastest_linear(parts, shape.inputs, weights, kernels)
+    norms = {
+        name: checked_tensor(stored, f"{prefix}.{name}.weight", (hidden,), dtype)
+        for name in block_norms(config)
+    }
+    of_heads = [
+        checked_tensor(stored, f"{prefix}.{name}.weight", (width,), dtype)
+        for name, width in head_norm_widths(config).items()
+    ]
     return DecoderLayer(
-        attention_norm=checked_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
-        mlp_norm=checked_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
-        **built,
+        qkv=built["qkv"],
+        output=built["output"],
+        gate_up=built["gate_up"],
+        down=built["down"],
+        attention_norm=norms.get("attention_norm"),
+        attention_post_norm=norms.get("attention_post_norm"),
+        mlp_norm=norms.get("mlp_norm"),
+        mlp_post_norm=norms.get("mlp_post_norm"),
+        head_norms=HeadNorms(*of_heads) if of_heads else None,
     )
 
 

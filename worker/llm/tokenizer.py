@@ -14,7 +14,8 @@ import jinja2
 from models.text.chat_template import ChatTemplate
 from models.text.prompt_encoder import PromptEncoder, compiled_template
 from models.text.resolved import ResolvedTokenizer
-from worker.llm.config import read_config_json, token_ids
+from worker.llm.config import read_config_json
+from worker.llm.config_fields import token_ids
 from worker.llm.detokenizer import Detokenizer
 from worker.llm.generation_defaults import read_generation_defaults
 from worker.llm.resolved_tokenizer import load_tokenizer, unreadable_template

@@ -7,13 +7,15 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.errors import UnsupportedModel
-from worker.llm.config import ModelConfig, token_ids
+from worker.llm.config import ModelConfig
+from worker.llm.config_fields import token_ids
+from worker.llm.families import FULL, SLIDING
 from worker.llm.kv_cache import KVCache
 from worker.llm.packed import PackedInput
 from worker.llm.transformers.attention import PagedStep
 from worker.llm.transformers.linear import QuantizedLinear
 
-_FULL_ATTENTION = frozenset({"full_attention"})
+_KINDS = frozenset({FULL, SLIDING})
 
 
 class TransformersModel:
@@ -25,6 +27,7 @@ class TransformersModel:
     def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype) -> None:
         """Take a model that was made with ATTENTION_NAME; raises UnsupportedModel."""
         self.config = shape_of(model.config)
+        self._windowed = [kind == SLIDING for kind in _layer_types(model.config)]
         self.compute_dtype = compute_dtype
         self._model = model.eval()
 
@@ -40,7 +43,7 @@ class TransformersModel:
 
         Raises UnsupportedModel when not every layer attends once.
         """
-        step = PagedStep(packed, cache)
+        step = PagedStep(packed, cache, self._windowed)
         output = self._model(
             input_ids=packed.token_ids.unsqueeze(0),  # (1, T)
             position_ids=packed.positions.unsqueeze(0),
@@ -61,11 +64,11 @@ def shape_of(config: PreTrainedConfig) -> ModelConfig:
     """What engine and cache need to know of a model; raises UnsupportedModel."""
     heads = _size(config, "num_attention_heads")
     hidden = _size(config, "hidden_size")
-    kinds = set(getattr(config, "layer_types", None) or _FULL_ATTENTION)
-    if kinds != _FULL_ATTENTION:
+    kinds = set(_layer_types(config))
+    if kinds - _KINDS:
         raise UnsupportedModel(
             f"layers of {config.model_type} are of the kinds {', '.join(sorted(kinds))}; "
-            "only full_attention is supported: use another model"
+            f"only {FULL} and {SLIDING} are supported: use another model"
         )
     bos, pad = token_ids(config.bos_token_id), token_ids(config.pad_token_id)
     return ModelConfig(
@@ -82,6 +85,12 @@ def shape_of(config: PreTrainedConfig) -> ModelConfig:
         bos_token_id=bos[0] if bos else None,
         pad_token_id=pad[0] if pad else None,
     )
+
+
+def _layer_types(config: PreTrainedConfig) -> list[str]:
+    """The kind of every layer; a config without them has layers of one kind."""
+    given: list[str] | None = getattr(config, "layer_types", None)
+    return given if given else [FULL] * _size(config, "num_hidden_layers")
 
 
 def _size(config: PreTrainedConfig, name: str) -> int:
