@@ -14,6 +14,7 @@ from cli import (
     batches,
     databases,
     doctor,
+    evaluate,
     generate,
     keys,
     models,
@@ -48,6 +49,7 @@ def build_command() -> Command:
     app.command()(worker.worker)
     app.command()(serve.serve)
     app.command()(generate.generate)
+    app.command()(evaluate.evaluate)
     app.add_typer(_models(), name="model")
     app.add_typer(_keys(), name="key")
     app.add_typer(_webhooks(), name="webhook")

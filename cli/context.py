@@ -98,10 +98,10 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
 
 
 def open_registry(settings: Settings) -> Registry:
-    """The registry of this machine."""
+    """The registry of this machine, for the backend of the settings."""
     from worker.llm.registry import Registry
 
-    return Registry(settings.registry_path)
+    return Registry(settings.registry_path, settings.backend)
 
 
 def show_log(settings: Settings) -> None:

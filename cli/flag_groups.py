@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from models.backend_name import BackendName
 from models.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def _decoding() -> dict[str, Any]:
 def _engine() -> dict[str, Any]:
     """Flags named as settings."""
     return {
+        "backend": Annotated[
+            BackendName | None, typer.Option(help="What computes the model; default: native.")
+        ],
         "threads": Annotated[
             int | None, _option("Compute threads; default: all cores, one for tiny models.", "N")
         ],

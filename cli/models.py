@@ -10,6 +10,7 @@ from cli import options
 from cli.context import load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
 from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, split_name
+from models.backend_name import BackendName
 from models.errors import NotFoundError
 from models.model_key import Weights
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 RegisteredName = Annotated[str, typer.Argument(metavar="NAME", help="Registered name.")]
 Kind = Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")]
+For = Annotated[
+    BackendName | None,
+    typer.Option("--backend", help="Backend it is for; default: native."),
+]
 
 
 def add(
@@ -29,6 +34,7 @@ def add(
         str | None, typer.Option(metavar="NAME", help="Default: the last part of the source.")
     ] = None,
     weights: Kind = DEFAULT_WEIGHTS,
+    backend: For = None,
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")
     ] = None,
@@ -38,7 +44,7 @@ def add(
 
     A gated model of the Hub needs HF_TOKEN in the environment and its licence accepted.
     """
-    registry = open_registry(load(context))
+    registry = open_registry(load(context, backend=backend))
     entry = add_to_registry(registry, source, name=name, weights=weights, revision=revision)
     _report(entry, as_json=as_json)
 
@@ -47,10 +53,11 @@ def quantize(
     context: typer.Context,
     name: RegisteredName,
     weights: Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")],
+    backend: For = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Make another kind of weights of a registered model, from the same source."""
-    registry = open_registry(load(context))
+    registry = open_registry(load(context, backend=backend))
     known = next((entry for entry in registry.entries() if entry.key.name == name), None)
     if known is None:
         raise NotFoundError(
@@ -64,15 +71,26 @@ def quantize(
 
 
 def list_models(context: typer.Context, as_json: options.AsJson = False) -> None:
-    """List the registered models."""
-    entries = open_registry(load(context)).entries()
+    """List the registered models, of all backends."""
+    settings = load(context)
+    entries = [
+        entry
+        for backend in BackendName
+        for entry in open_registry(settings.model_copy(update={"backend": backend})).entries()
+    ]
     if as_json:
         emit_json([_as_dict(entry) for entry in entries])
     elif entries:
         print_table(
-            ("NAME", "WEIGHTS", "SIZE", "SOURCE"),
+            ("NAME", "WEIGHTS", "BACKEND", "SIZE", "SOURCE"),
             [
-                (entry.key.name, str(entry.key.weights), format_bytes(entry.bytes), entry.source)
+                (
+                    entry.key.name,
+                    str(entry.key.weights),
+                    str(entry.backend),
+                    format_bytes(entry.bytes),
+                    entry.source,
+                )
                 for entry in entries
             ],
         )
@@ -84,10 +102,11 @@ def show(
     context: typer.Context,
     name: RegisteredName,
     weights: options.WeightsKind = None,
+    backend: For = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show one registered model: where it came from and how it was quantized."""
-    registry = open_registry(load(context))
+    registry = open_registry(load(context, backend=backend))
     entry = registry.entry(registry.resolve(*split_name(name, weights)))
     if as_json:
         emit_json(_as_dict(entry))
@@ -96,10 +115,13 @@ def show(
 
 
 def remove(
-    context: typer.Context, name: RegisteredName, weights: options.WeightsKind = None
+    context: typer.Context,
+    name: RegisteredName,
+    weights: options.WeightsKind = None,
+    backend: For = None,
 ) -> None:
     """Remove one kind of weights of a registered model from the disk."""
-    registry = open_registry(load(context))
+    registry = open_registry(load(context, backend=backend))
     key = registry.resolve(*split_name(name, weights))
     registry.remove(key)
     say(f"removed {key}")
@@ -116,6 +138,7 @@ def _as_dict(entry: RegistryEntry) -> dict[str, object]:
     return {
         "name": entry.key.name,
         "weights": str(entry.key.weights),
+        "backend": str(entry.backend),
         "folder": str(entry.folder),
         "bytes": entry.bytes,
         "source": entry.source,

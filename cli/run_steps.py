@@ -51,6 +51,7 @@ class RunPlan:
     model: str
     weights: Weights | None
     fresh: bool
+    quiet: bool = False  # about where the answers are
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,8 @@ def _finish(
     batch = done.batch
     with watch.stage("write"):
         failed = _write(database, plan, batch)
-    _show(database, plan, batch, failed=failed)
+    if not plan.quiet:
+        _show(database, plan, batch, failed=failed)
     if batch.state != BatchState.COMPLETED:
         say("the same command with --new starts afresh")
     raise_unless_completed(shown(database, batch))

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.backend_name import BackendName
 from models.errors import SettingsError
 from models.spelling import closest
 
@@ -135,6 +136,11 @@ class Settings(BaseModel):
         default=False, description="Answer /metrics to everybody, not to this machine alone."
     )
 
+    backend: BackendName = Field(
+        default=BackendName.NATIVE,
+        description="What computes the model: `native`, or `transformers` for architectures that "
+        "the native backend has not.",
+    )
     threads: Count | None = Field(
         default=None, description="Compute threads; unset: all cores, one for tiny models."
     )

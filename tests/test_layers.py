@@ -36,7 +36,7 @@ def test_every_rule_governs_files_that_exist() -> None:
         ("worker/engine/engine.py", "from ..jobs import session"),
         ("worker/engine/scheduler.py", "if True:\n    import torch"),
         ("worker/llm/registry.py", "import importlib\nimportlib.import_module('torch')"),
-        ("worker/backends/native.py", "from models.store import commit"),
+        ("worker/backends/server.py", "from models.store import commit"),
         ("worker/jobs/session.py", "import sqlalchemy as sa"),
         ("worker/celery_app.py", "def start():\n    __import__('torch')"),
         ("worker/tasks.py", "from cli.app import app"),

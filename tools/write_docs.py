@@ -102,7 +102,11 @@ def pages() -> dict[Path, str]:
 
 def _properties(model: type[BaseModel]) -> list[tuple[str, Schema]]:
     schema = model.model_json_schema(by_alias=False)
-    return list(schema["properties"].items())
+    definitions = schema.get("$defs", {})
+    return [
+        (name, definitions.get(field.get("$ref", "").rpartition("/")[2], {}) | field)
+        for name, field in schema["properties"].items()
+    ]
 
 
 def _default(schema: Schema) -> str:

@@ -110,7 +110,7 @@ class ActiveWorker:
         return self.runner.supervisor.forward_s
 
     def _register(self, ready: Ready) -> None:
-        artifact = Registry(self._settings.registry_path).path(self._model)
+        artifact = Registry(self._settings.registry_path, self._settings.backend).path(self._model)
         served = ServedModel(
             key=self._model,
             artifact=ready.artifact_digest,

@@ -15,15 +15,20 @@ from worker.llm.registry import Registry
 
 def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
     """A function that starts an engine; raises NotFoundError when the model is not registered."""
-    config = EngineProcessConfig(
-        artifact=Registry(settings.registry_path).find(model),
+    return partial(EngineProcess, engine_config(settings, model))
+
+
+def engine_config(settings: Settings, model: ModelKey) -> EngineProcessConfig:
+    """What an engine of this model is started with; raises as `engine_spawner`."""
+    return EngineProcessConfig(
+        backend=settings.backend,
+        artifact=Registry(settings.registry_path, settings.backend).find(model),
         threads=settings.threads,
         max_sequences=settings.max_sequences,
         step_tokens=settings.step_tokens,
         kv_cache_bytes=settings.kv_cache_bytes,
         kernel_cache=settings.kernel_cache_path,
     )
-    return partial(EngineProcess, config)
 
 
 @contextmanager

@@ -48,6 +48,10 @@ class PromptEncoder:
         """Plain text, with the special tokens that the model puts around it (its BOS)."""
         return self._encode(text, special_tokens=True)
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Text that goes on after a prompt, without special tokens."""
+        return self._encode(text, special_tokens=False)
+
     def encode_all(self, prompts: Sequence[Prompt]) -> list[Encoded]:
         """What `encode` gives or raises for each of them, on all cores and beside other threads."""
         encoded: list[Encoded | None] = [None] * len(prompts)

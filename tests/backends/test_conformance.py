@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from models.backend_name import BackendName
 from models.errors import EngineCrashed
 from models.generation import ChatMessage, ChatPrompt, TextPrompt
 from models.params import DecodingParams
@@ -24,6 +25,7 @@ from tests.backends.exchange import (
     next_progress,
     until,
 )
+from tests.backends.tiny_artifact import write_tiny_artifact
 from tests.faults.fake_engine import Script, write_script
 from worker.backends.messages import Add, Cancel
 from worker.backends.process import EngineProcess, EngineProcessConfig
@@ -31,7 +33,7 @@ from worker.backends.process import EngineProcess, EngineProcessConfig
 Start = Callable[[], EngineProcess]
 
 
-@pytest.fixture(scope="module", params=["native", "fake"])
+@pytest.fixture(scope="module", params=["native", "transformers", "fake"])
 def start(
     request: pytest.FixtureRequest, tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Start:
@@ -39,6 +41,10 @@ def start(
     config = partial(EngineProcessConfig, threads=1, max_sequences=8)
     if request.param == "native":
         return partial(EngineProcess, config(artifact=tiny_artifact))
+    if request.param == "transformers":
+        backend = BackendName.TRANSFORMERS
+        artifact = write_tiny_artifact(tmp_path_factory.mktemp("tiny"), backend=backend)
+        return partial(EngineProcess, config(artifact=artifact, backend=backend))
     script = write_script(tmp_path_factory.mktemp("fake"), Script())
     return partial(EngineProcess, config(artifact=script), module="tests.faults.fake_engine")
 

@@ -13,8 +13,9 @@ from models.generation import ChatMessage, ChatPrompt, Generation, Prompt, TextP
 from models.params import DecodingParams
 from tests.backends.tiny_artifact import CONTEXT_TOKENS, write_tiny_artifact
 from worker.backends.base import Backend
+from worker.backends.engine_backend import EngineBackend, build_backend
 from worker.backends.messages import Add, Delta, Finished
-from worker.backends.native import NativeBackend, load_native
+from worker.backends.paged_models import load_paged_model
 from worker.backends.process_config import EngineProcessConfig
 from worker.llm.artifact import open_artifact
 
@@ -22,12 +23,13 @@ TEXT = TextPrompt(text="the night shift works")
 CHAT = ChatPrompt(messages=(ChatMessage(role="user", content="the day"),))
 
 
-def load(config: EngineProcessConfig) -> NativeBackend:
-    return load_native(config, open_artifact(config.artifact, verify=True))
+def load(config: EngineProcessConfig) -> EngineBackend:
+    artifact = open_artifact(config.artifact, verify=True)
+    return build_backend(config, artifact, load_paged_model(config, artifact))
 
 
 @pytest.fixture(scope="module")
-def backend(tiny_artifact: Path) -> NativeBackend:
+def backend(tiny_artifact: Path) -> EngineBackend:
     return load(EngineProcessConfig(artifact=tiny_artifact, threads=1))
 
 
@@ -58,7 +60,7 @@ def answer(backend: Backend, prompt: Prompt = TEXT, **params: Any) -> Generation
     return finish(backend)[0]["r"]
 
 
-def test_an_answer_has_its_text_counts_and_reason(backend: NativeBackend) -> None:
+def test_an_answer_has_its_text_counts_and_reason(backend: EngineBackend) -> None:
     result = answer(backend, prompt=CHAT, max_tokens=7, temperature=0, ignore_eos=True)
     (choice,) = result.choices
     assert choice.text
@@ -69,7 +71,7 @@ def test_an_answer_has_its_text_counts_and_reason(backend: NativeBackend) -> Non
 
 
 def test_token_ids_are_returned_on_request_and_can_be_sent_as_a_prompt(
-    backend: NativeBackend,
+    backend: EngineBackend,
 ) -> None:
     wish: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "return_token_ids": True}
     first = answer(backend, **wish)
@@ -82,7 +84,7 @@ def test_token_ids_are_returned_on_request_and_can_be_sent_as_a_prompt(
 
 @pytest.mark.parametrize("seed", range(6))
 def test_streamed_text_is_the_text_with_and_without_stops(
-    backend: NativeBackend, seed: int
+    backend: EngineBackend, seed: int
 ) -> None:
     wish: dict[str, Any] = {"max_tokens": 60, "seed": seed, "n": 2, "ignore_eos": True}
     for stop in ((), ("e", "ft n"), ("\ufffd\ufffd", "the day sleeps")):
@@ -102,7 +104,7 @@ def test_an_end_that_the_model_has_no_logit_for_is_ignored(tmp_path: Path) -> No
 
 
 def test_a_stop_string_inside_or_across_tokens_ends_the_text_before_it(
-    backend: NativeBackend,
+    backend: EngineBackend,
 ) -> None:
     wish: dict[str, Any] = {"max_tokens": 40, "seed": 5, "ignore_eos": True}
     whole = answer(backend, **wish).choices[0].text
@@ -115,7 +117,7 @@ def test_a_stop_string_inside_or_across_tokens_ends_the_text_before_it(
     assert not backend.has_work
 
 
-def test_stop_strings_wait_for_min_tokens(backend: NativeBackend) -> None:
+def test_stop_strings_wait_for_min_tokens(backend: EngineBackend) -> None:
     wish: dict[str, Any] = {"max_tokens": 40, "seed": 5, "ignore_eos": True, "min_tokens": 12}
     whole = answer(backend, **wish).choices[0].text
     result = answer(backend, **wish, stop=(whole[0], whole[1]))
@@ -125,7 +127,7 @@ def test_stop_strings_wait_for_min_tokens(backend: NativeBackend) -> None:
 
 
 def test_the_end_token_ends_the_answer_without_text_unless_it_is_ignored(
-    backend: NativeBackend,
+    backend: EngineBackend,
 ) -> None:
     (end,) = backend._tokenizer.eos_ids
     forced: dict[str, Any] = {"max_tokens": 5, "temperature": 0, "logit_bias": {end: 100.0}}
@@ -136,7 +138,7 @@ def test_the_end_token_ends_the_answer_without_text_unless_it_is_ignored(
     assert answer(backend, **forced, min_tokens=3).output_tokens == 4
 
 
-def test_a_stop_token_is_counted_but_not_written(backend: NativeBackend) -> None:
+def test_a_stop_token_is_counted_but_not_written(backend: EngineBackend) -> None:
     wish: dict[str, Any] = {
         "max_tokens": 20,
         "temperature": 0,
@@ -153,7 +155,7 @@ def test_a_stop_token_is_counted_but_not_written(backend: NativeBackend) -> None
     assert stopped.choices[0].finish_reason == "stop"
 
 
-def test_log_probabilities_come_with_text_bytes_and_alternatives(backend: NativeBackend) -> None:
+def test_log_probabilities_come_with_text_bytes_and_alternatives(backend: EngineBackend) -> None:
     result = answer(backend, max_tokens=5, temperature=0, logprobs=True, top_logprobs=3)
     logprobs = result.choices[0].logprobs
     assert logprobs is not None and len(logprobs) == result.output_tokens
@@ -166,7 +168,7 @@ def test_log_probabilities_come_with_text_bytes_and_alternatives(backend: Native
     assert alone is not None and alone[0].top_logprobs == ()
 
 
-def test_a_seed_gives_the_same_answer_alone_and_in_company(backend: NativeBackend) -> None:
+def test_a_seed_gives_the_same_answer_alone_and_in_company(backend: EngineBackend) -> None:
     alone = answer(backend, max_tokens=30, seed=42, n=2)
     for number in range(9):
         add(backend, f"other {number}", max_tokens=25, seed=number, top_p=0.9, top_k=50)
@@ -175,7 +177,7 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(backend: NativeBacken
     assert alone.choices[0].text != alone.choices[1].text
 
 
-def test_the_sender_s_seed_counts_where_the_request_has_none(backend: NativeBackend) -> None:
+def test_the_sender_s_seed_counts_where_the_request_has_none(backend: EngineBackend) -> None:
     texts = []
     for own, given in ((None, 3), (3, 9), (None, 9)):
         command = Add(
@@ -187,7 +189,7 @@ def test_the_sender_s_seed_counts_where_the_request_has_none(backend: NativeBack
 
 
 def test_a_known_prompt_is_found_in_the_cache_and_answered_the_same(
-    backend: NativeBackend,
+    backend: EngineBackend,
 ) -> None:
     prompt = TextPrompt(text="while the day sleeps the night shift works " * 4)
     first = answer(backend, prompt, max_tokens=12, temperature=0)
@@ -198,7 +200,7 @@ def test_a_known_prompt_is_found_in_the_cache_and_answered_the_same(
 
 
 def test_duplicates_are_computed_once_and_each_stops_at_its_own_strings(
-    backend: NativeBackend,
+    backend: EngineBackend,
 ) -> None:
     prompt = TextPrompt(text="the same prompt for all of them")
     wish: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
@@ -227,7 +229,7 @@ def test_duplicates_are_computed_once_and_each_stops_at_its_own_strings(
     assert answers["is remembered"].cached_prompt_tokens == answers["goes on"].prompt_tokens
 
 
-def test_timings_add_up_to_the_total(backend: NativeBackend) -> None:
+def test_timings_add_up_to_the_total(backend: EngineBackend) -> None:
     timings = answer(backend, max_tokens=6, temperature=0).timings
     parts = timings.tokenize_s + timings.queue_s + timings.prefill_s + timings.decode_s
     assert parts == pytest.approx(timings.total_s)
@@ -236,7 +238,7 @@ def test_timings_add_up_to_the_total(backend: NativeBackend) -> None:
     assert min(timings.queue_s, timings.prefill_s, timings.decode_s, timings.tokenize_s) >= 0
 
 
-def test_what_cannot_run_is_refused_and_leaves_nothing_behind(backend: NativeBackend) -> None:
+def test_what_cannot_run_is_refused_and_leaves_nothing_behind(backend: EngineBackend) -> None:
     long = TokenPrompt(token_ids=(5,) * CONTEXT_TOKENS)
     with pytest.raises(RequestRefused, match=f"{CONTEXT_TOKENS}") as refusal:
         add(backend, prompt=long)
@@ -250,13 +252,13 @@ def test_what_cannot_run_is_refused_and_leaves_nothing_behind(backend: NativeBac
     finish(backend)
 
 
-def test_an_answer_may_fill_the_context_to_its_last_token(backend: NativeBackend) -> None:
+def test_an_answer_may_fill_the_context_to_its_last_token(backend: EngineBackend) -> None:
     prompt = TokenPrompt(token_ids=(5,) * (CONTEXT_TOKENS - 3))
     result = answer(backend, prompt, temperature=0, ignore_eos=True)
     assert (result.output_tokens, result.choices[0].finish_reason) == (3, "length")
 
 
-def test_a_cancelled_request_gets_no_answer(backend: NativeBackend) -> None:
+def test_a_cancelled_request_gets_no_answer(backend: EngineBackend) -> None:
     add(backend, "gone", max_tokens=50)
     add(backend, "stays", max_tokens=3)
     backend.step()

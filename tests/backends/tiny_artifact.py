@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from models.backend_name import BackendName
 from models.model_key import Weights
 from tests.llm.tiny_models import make_reference, save_reference
 from tools.demo_tokenizer import train_tokenizer
@@ -19,7 +20,11 @@ TEXTS = (
 )
 
 
-def write_tiny_artifact(folder: Path, defaults: dict[str, object] | None = None) -> Path:
+def write_tiny_artifact(
+    folder: Path,
+    defaults: dict[str, object] | None = None,
+    backend: BackendName = BackendName.NATIVE,
+) -> Path:
     """Write the artifact below `folder`; `defaults` become its generation_config.json."""
     tokenizer = train_tokenizer(TEXTS)
     source, artifact = folder / "source", folder / "artifact"
@@ -35,6 +40,10 @@ def write_tiny_artifact(folder: Path, defaults: dict[str, object] | None = None)
     else:
         (source / "generation_config.json").unlink()
     write_artifact(
-        source, artifact, Weights.FP32, source=Source(repository="tiny", digest="0" * 64)
+        source,
+        artifact,
+        Weights.FP32,
+        source=Source(repository="tiny", digest="0" * 64),
+        backend=backend,
     )
     return artifact

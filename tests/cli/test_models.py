@@ -31,6 +31,22 @@ def test_a_model_is_added_once_shown_requantized_and_removed(console: Console) -
     ]
 
 
+def test_each_backend_has_artifacts_of_its_own(console: Console) -> None:
+    for flags in ((), ("--backend", "transformers")):
+        console.succeed("model", "add", MODEL, "--name", "small", "--weights", "int8", *flags)
+    listed = json.loads(console.succeed("model", "list", "--json"))
+    assert [entry["backend"] for entry in listed] == ["native", "transformers"]
+    assert len({entry["folder"] for entry in listed}) == 2
+    console.succeed("model", "remove", "small", "--weights", "int8")
+    missing = console.call("model", "show", "small:int8")
+    assert_one_sentence(missing, "nightshift model add", "--weights int8`")
+    shown = console.succeed("model", "show", "small:int8", "--backend", "transformers", "--json")
+    assert json.loads(shown) == listed[1]
+    console.succeed("model", "remove", "small:int8", "--backend", "transformers")
+    missing = console.call("model", "show", "small:int8", "--backend", "transformers")
+    assert_one_sentence(missing, "--backend transformers`")
+
+
 def test_quantizing_an_unknown_model_says_how_to_add_it(console: Console) -> None:
     ended = console.call("model", "quantize", "nope", "--weights", "int8")
     assert ended.returncode == 3

@@ -14,8 +14,8 @@ from tests.engine.stand_in import request, run, tokens_of
 from tests.llm.tiny_models import CONFIGURATIONS, in_memory, make_reference, save_reference
 from worker.engine.config import EngineConfig
 from worker.engine.engine import Engine
+from worker.llm.decoder import Decoder
 from worker.llm.kv_cache import KVCache
-from worker.llm.llama import Llama
 
 NUM_PROMPTS = 64
 LONGEST_PROMPT = 300
@@ -26,7 +26,7 @@ NAMES = ("mha", "gqa", "mqa", "tied", "llama3-rope", "biases")
 class Case:
     """One model, its prompts, and what transformers answers to each of them alone."""
 
-    model: Llama
+    model: Decoder
     prompts: list[list[int]]
     answers: list[list[int]]
 
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _engine(
-    model: Llama, *, num_blocks: int, block_tokens: int = 16, prefix_cache: bool = True
+    model: Decoder, *, num_blocks: int, block_tokens: int = 16, prefix_cache: bool = True
 ) -> Engine:
     config = EngineConfig(
         max_sequences=64,

@@ -6,8 +6,8 @@ import random
 
 import torch
 
+from worker.backends.paged_models import PagedModel
 from worker.llm.kv_cache import KVCache
-from worker.llm.llama import Llama
 from worker.llm.packed import Segment, pack_step
 
 BLOCK_TOKENS = 4
@@ -16,7 +16,9 @@ BLOCK_TOKENS = 4
 class Session:
     """Sequences that run through one model in steps of mixed chunks, as an engine would do it."""
 
-    def __init__(self, model: Llama, sequences: list[list[int]], num_blocks: int = 256) -> None:
+    def __init__(
+        self, model: PagedModel, sequences: list[list[int]], num_blocks: int = 256
+    ) -> None:
         self.model = model
         self.sequences = sequences
         self.cached = [0] * len(sequences)

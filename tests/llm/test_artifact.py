@@ -25,9 +25,9 @@ from worker.llm.artifact_writer import write_artifact
 from worker.llm.checkpoint import INDEX_NAME, Checkpoint
 from worker.llm.config import read_model_config
 from worker.llm.convert import convert, tensor_count
+from worker.llm.decoder import Decoder
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import FloatLinear
-from worker.llm.llama import Llama
 from worker.llm.loading import StoredTensors, load_model
 from worker.llm.packed import Segment, pack_step
 
@@ -43,7 +43,7 @@ def write(folder: Path, destination: Path, weights: Weights = Weights.INT8) -> A
     return write_artifact(folder, destination, weights, source=SOURCE)
 
 
-def logits(model: Llama) -> Tensor:
+def logits(model: Decoder) -> Tensor:
     cache = KVCache(model.config, 4, 8, model.compute_dtype)
     return model.forward(pack_step([Segment(range(3, 20), 0, (2, 0, 3), True)], 8), cache)
 

@@ -11,12 +11,13 @@ from transformers import LlamaConfig
 
 from models.errors import NotFoundError, UnsafeModel, UnsupportedModel
 from tests.llm.tiny_models import LLAMA3_ROPE
-from worker.llm.config import RopeScaling, kept_config, parse_model_config, read_model_config
+from worker.llm.config import kept_config, parse_model_config, read_model_config
 from worker.llm.generation_defaults import (
     GenerationDefaults,
     parse_generation_defaults,
     read_generation_defaults,
 )
+from worker.llm.rope import Llama3Scaling
 
 BASE: dict[str, object] = {
     "model_type": "llama",
@@ -26,7 +27,7 @@ BASE: dict[str, object] = {
     "num_attention_heads": 4,
     "vocab_size": 97,
 }
-SCALING = RopeScaling(8.0, 1.0, 4.0, 8192)
+SCALING = Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
 def test_what_is_left_out_has_the_defaults_of_transformers() -> None:
@@ -36,9 +37,9 @@ def test_what_is_left_out_has_the_defaults_of_transformers() -> None:
     assert ours.head_dim == theirs.head_dim
     assert ours.max_position_embeddings == theirs.max_position_embeddings
     assert ours.rms_norm_eps == theirs.rms_norm_eps
-    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.rope.theta == theirs.rope_parameters["rope_theta"]
     assert ours.tie_word_embeddings == theirs.tie_word_embeddings
-    assert (ours.attention_bias, ours.mlp_bias) == (theirs.attention_bias, theirs.mlp_bias)
+    assert (ours.qkv_bias, ours.mlp_bias) == (theirs.attention_bias, theirs.mlp_bias)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +56,15 @@ def test_rope_scaling_is_read_in_old_and_new_form(rope: dict[str, object]) -> No
             value |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0,
                       "original_max_position_embeddings": 8192}  # fmt: skip
     config = parse_model_config(BASE | rope)
-    assert config.rope_theta == 500000.0
-    assert config.rope_scaling == SCALING
+    assert config.rope.theta == 500000.0
+    assert config.rope.scaling == SCALING
 
 
 def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
     LlamaConfig(rope_parameters=LLAMA3_ROPE, eos_token_id=[2, 5], tie_word_embeddings=True,
                 dtype="bfloat16", head_dim=32).save_pretrained(tmp_path)  # fmt: skip
     config = read_model_config(tmp_path)
-    assert config.rope_scaling == RopeScaling(4.0, 1.0, 4.0, 32)
+    assert config.rope.scaling == Llama3Scaling(4.0, 1.0, 4.0, 32)
     assert config.eos_token_ids == (2, 5)
     assert config.bos_token_id == 1
     assert config.tie_word_embeddings
@@ -74,16 +75,17 @@ def test_mistral_without_a_window_is_the_same_model() -> None:
     mistral = BASE | {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None,
                       "max_position_embeddings": 32768}  # fmt: skip
     assert parse_model_config(mistral).num_kv_heads == 2
-    with pytest.raises(UnsupportedModel, match="sliding-window"):
-        parse_model_config(mistral | {"sliding_window": 4096})
+    assert not parse_model_config(mistral | {"sliding_window": 32768}).kinds
+    kinds = parse_model_config(mistral | {"sliding_window": 4096}).kinds
+    assert [kind.window_tokens for kind in kinds] == [4096, 4096]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "qwen2"}, "llama and mistral"),
-        ({"model_type": None}, "llama and mistral"),
-        ({"model_type": ["llama"]}, "llama and mistral"),
+        ({"model_type": "mamba"}, "transformers"),
+        ({"model_type": None}, "llama, mistral"),
+        ({"model_type": ["llama"]}, "llama, mistral"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
         ({"architectures": ["LlamaForCausalLM", {"x": "evil.Model"}]}, "architectures"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
@@ -100,7 +102,8 @@ def test_mistral_without_a_window_is_the_same_model() -> None:
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_scaling": "llama3"}, "rope_scaling"),
         ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 4.0}}, "below"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial"),
+        ({"rope_parameters": {"partial_rotary_factor": 1.5}}, "partial"),
+        ({"sliding_window": 8}, "sliding_window"),
         ({"quantization_config": {"bits": 4}}, "already quantized"),
     ],
 )

@@ -18,8 +18,8 @@ from models.model_key import Weights
 from tests.llm.native_support import needs_cpu
 from tests.llm.tiny_models import in_memory, make_reference, save_reference
 from worker.llm.config import ModelConfig, read_model_config
+from worker.llm.decoder import Decoder
 from worker.llm.kv_cache import KVCache
-from worker.llm.llama import Llama
 from worker.llm.native.kernels import BLOCK_TOKENS, Kernels
 from worker.llm.native.operations import NativeOperations
 from worker.llm.operations import Operations, TorchOperations
@@ -169,7 +169,7 @@ class Steps:
         queries = shape.num_heads * shape.head_dim
         qkv.values[: self.rows_of_nan, queries : queries + shape.head_dim] = float("nan")
         attend = self._operations.attention(packed, self.cache)
-        return attend(0, qkv, quantize=False).applied()
+        return attend(0, qkv, None, quantize=False).applied()
 
 
 @needs_cpu
@@ -214,7 +214,7 @@ def test_attention_does_not_depend_on_the_number_of_threads(
     assert torch.equal(shared.run(STEPS["mixed"]), alone)
 
 
-def forward(model: Llama, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
+def forward(model: Decoder, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
     """Greedy continuations of all prompts together, each in blocks of its own."""
     cache = KVCache(model.config, NUM_BLOCKS, BLOCK_TOKENS, model.compute_dtype)
     per_prompt = NUM_BLOCKS // len(prompts)

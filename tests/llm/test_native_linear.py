@@ -12,9 +12,9 @@ from torch import Tensor
 from models.model_key import Weights
 from tests.llm.native_support import needs_cpu
 from tests.llm.tiny_models import in_memory, make_reference, save_reference
+from worker.llm.decoder import Decoder
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import Int8Linear, Linear, quantize_activations
-from worker.llm.llama import Llama
 from worker.llm.loading import INT8_INPUTS
 from worker.llm.native import linear as native_linear
 from worker.llm.native.kernels import BLOCK_TOKENS, INPUT_MULTIPLE, Kernels, OpenedKernels
@@ -155,7 +155,7 @@ def test_where_onednn_is_faster_it_is_left_to_it(monkeypatch: pytest.MonkeyPatch
     assert is_compiled_faster(64, Weights.INT4)
 
 
-def forward(model: Llama) -> Tensor:
+def forward(model: Decoder) -> Tensor:
     """The logits after three tokens."""
     cache = KVCache(model.config, 2, BLOCK_TOKENS, model.compute_dtype)
     return model.forward(pack_step([Segment([5, 6, 7], 0, [0], True)], BLOCK_TOKENS), cache)

@@ -20,7 +20,7 @@ from tests.llm.tiny_models import CONFIGURATIONS, in_memory, make_reference, sav
 from worker.llm.checkpoint import INDEX_NAME, Checkpoint
 from worker.llm.config import read_model_config
 from worker.llm.convert import convert
-from worker.llm.llama import Llama
+from worker.llm.decoder import Decoder
 from worker.llm.loading import build_model
 from worker.llm.quantize import dequantize_int4
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_reference(make_reference(**WIDE), tmp_path_factory.mktemp("wide"))
 
 
-def prompt_logits(model: Llama, sequences: list[list[int]]) -> Tensor:
+def prompt_logits(model: Decoder, sequences: list[list[int]]) -> Tensor:
     session = Session(model, sequences)
     return session.step({index: len(tokens) for index, tokens in enumerate(sequences)})
 

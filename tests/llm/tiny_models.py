@@ -12,7 +12,7 @@ from models.model_key import Weights
 from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import read_model_config
 from worker.llm.convert import convert
-from worker.llm.llama import Llama
+from worker.llm.decoder import Decoder
 from worker.llm.loading import build_model
 from worker.llm.native.kernels import Kernels
 
@@ -64,7 +64,7 @@ def save_reference(model: LlamaForCausalLM, folder: Path) -> Path:
     return folder
 
 
-def in_memory(folder: Path, weights: Weights, kernels: Kernels | None = None) -> Llama:
+def in_memory(folder: Path, weights: Weights, kernels: Kernels | None = None) -> Decoder:
     """Our model of a folder, without an artifact between."""
     config = read_model_config(folder)
     stored = dict(convert(config, weights, Checkpoint(folder)))

@@ -145,7 +145,7 @@ class EngineProcess:
         if isinstance(first, Ready):
             return first
         if first is not None:
-            raise _error_of(first)
+            raise error_of(first)
         if ended:
             raise self._crashed()
         self.kill()
@@ -308,7 +308,7 @@ def _spawn(
     )
 
 
-def _error_of(failed: Failed) -> NightshiftError:
+def error_of(failed: Failed) -> NightshiftError:
     """The error that the engine failed with, as the class that it was there."""
     kind = getattr(errors, failed.error, None)
     if isinstance(kind, type) and issubclass(kind, NightshiftError):

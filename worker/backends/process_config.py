@@ -6,10 +6,11 @@ Must not know torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from models.backend_name import BackendName
 from models.generation import Frozen
 
 Count = Annotated[int, Field(ge=1)]
@@ -25,4 +26,4 @@ class EngineProcessConfig(Frozen):
     kv_cache_bytes: Count | None = None
     prefix_cache: bool = True
     kernel_cache: Path | None = None  # folder of compiled kernels; None: PyTorch alone
-    backend: Literal["native"] = "native"
+    backend: BackendName = BackendName.NATIVE

@@ -34,8 +34,8 @@ from worker.backends.messages import (
     Ready,
     to_line,
 )
+from worker.backends.paged_models import load_paged_model, open_for
 from worker.backends.process_config import EngineProcessConfig
-from worker.llm.artifact import open_artifact
 
 _WORKING_PERIOD_S = 0.5
 _IDLE_PERIOD_S = 1.0
@@ -208,10 +208,10 @@ def load_backend(config: EngineProcessConfig) -> Backend:
 
     The artifact is looked at first: without a good one the libraries' seconds would be lost.
     """
-    artifact = open_artifact(config.artifact, verify=False)
-    from worker.backends.native import load_native
+    artifact = open_for(config)
+    from worker.backends.engine_backend import build_backend
 
-    return load_native(config, artifact)
+    return build_backend(config, artifact, load_paged_model(config, artifact))
 
 
 def end_process(code: int) -> None:

@@ -6,9 +6,10 @@ something to quantize, so that finding a model that is there already costs littl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from models.backend_name import BackendName
 from models.errors import ArtifactError, UnsupportedModel
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import Source, open_artifact
@@ -30,21 +31,23 @@ def add_model(
 ) -> RegistryEntry:
     """Register the model in a folder or Hub repository under `name`, quantized to `weights`.
 
-    An artifact made from the same source is kept as it is; two processes that add the same model
-    share one quantization. `progress` hears of tensors done and tensors in all. Raises what
-    `resolve_source` and `write_artifact` raise.
+    It is made for the registry's backend. An artifact made from the same source is kept as it is;
+    two processes that add the same model share one quantization. `progress` hears of tensors done
+    and tensors in all. Raises what `resolve_source` and `write_artifact` raise.
     """
     key = ModelKey(name if name is not None else default_name(source), weights)
     identified = identify_source(source, revision, token)
     with registry.lock(key):
-        if not _is_current(registry.path(key), identified, weights):
+        wanted = recipe(weights, registry.backend)
+        if not _is_current(registry.path(key), identified, wanted):
             folder = fetch_source(identified, token).folder
             _check_tokenizer(folder)
-            _quantize(folder, registry.path(key), weights, identified, progress)
+            place = registry.path(key)
+            _quantize(folder, place, weights, registry.backend, identified, progress)
     return registry.entry(key)
 
 
-def _is_current(folder: Path, source: Source, weights: Weights) -> bool:
+def _is_current(folder: Path, source: Source, wanted: Mapping[str, str | int]) -> bool:
     """Whether the artifact in `folder` is whole and what this version would make of `source`."""
     if not folder.is_dir():
         return False
@@ -52,7 +55,7 @@ def _is_current(folder: Path, source: Source, weights: Weights) -> bool:
         manifest = open_artifact(folder, verify=False).manifest
     except ArtifactError:
         return False  # damaged or of an older format: it is made again
-    return manifest.source.digest == source.digest and manifest.recipe == recipe(weights)
+    return manifest.source.digest == source.digest and manifest.recipe == wanted
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -66,9 +69,10 @@ def _quantize(
     folder: Path,
     destination: Path,
     weights: Weights,
+    backend: BackendName,
     source: Source,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     from worker.llm.artifact_writer import write_artifact
 
-    write_artifact(folder, destination, weights, source=source, progress=progress)
+    write_artifact(folder, destination, weights, source=source, backend=backend, progress=progress)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from models.backend_name import BackendName
 from models.errors import ArtifactError
 from models.generation import Frozen
 from models.model_key import Weights
@@ -43,6 +44,7 @@ class Manifest(Frozen):
 
     format: int = MANIFEST_FORMAT
     weights: Weights
+    backend: BackendName = BackendName.NATIVE  # which one reads the tensors' names
     architecture: str
     source: Source
     recipe: dict[str, str | int]

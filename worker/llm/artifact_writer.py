@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from models.backend_name import BackendName
 from models.errors import StorageFull, UnsafeModel
 from models.model_key import Weights
 from worker.llm.artifact import (
@@ -33,15 +34,10 @@ from worker.llm.artifact import (
     file_sha256,
     open_artifact,
 )
+from worker.llm.artifact_contents import Contents
 from worker.llm.artifact_folder import new_folder
 from worker.llm.checkpoint import Checkpoint
-from worker.llm.config import (
-    ModelConfig,
-    kept_config,
-    parse_model_config,
-    read_config_json,
-    read_model_config,
-)
+from worker.llm.config import kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, tensor_count
 from worker.llm.recipe import recipe
 from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
@@ -78,6 +74,7 @@ def write_artifact(
     weights: Weights,
     *,
     source: Source,
+    backend: BackendName = BackendName.NATIVE,
     progress: Progress | None = None,
 ) -> Artifact:
     """Convert the Hugging Face model in `source_folder` into an artifact at `destination`.
@@ -86,11 +83,16 @@ def write_artifact(
     StorageFull when the disk cannot hold it.
     """
     checkpoint = Checkpoint(source_folder)
-    config = read_model_config(source_folder)
-    tensors = convert(config, weights, checkpoint)
-    counted = counted_tensors(tensors, tensor_count(config, weights), progress)
-    making = Making(weights=weights, recipe=recipe(weights), source=source)
-    return store_artifact(source_folder, destination, counted, making)
+    if backend is BackendName.NATIVE:
+        contents = _native_contents(source_folder, checkpoint, weights)
+    else:
+        from worker.llm.transformers.contents import transformers_contents
+
+        contents = transformers_contents(source_folder, weights)
+    making = Making(
+        weights=weights, recipe=recipe(weights, backend), source=source, backend=backend
+    )
+    return write_contents(source_folder, destination, contents, making, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,28 +102,28 @@ class Making:
     weights: Weights
     recipe: dict[str, str | int]
     source: Source
+    backend: BackendName = BackendName.NATIVE
     tools: tuple[str, ...] = ("torch", "safetensors", "transformers")  # distributions
 
 
-def store_artifact(
+def write_contents(
     source_folder: Path,
     destination: Path,
-    tensors: Iterable[tuple[str, Tensor]],
+    contents: Contents,
     making: Making,
+    progress: Progress | None = None,
 ) -> Artifact:
-    """Keep tensors made of the model in `source_folder`, and all else that it has, as an artifact.
+    """Keep what was made of the model in `source_folder`, and all else that it has.
 
     Appears whole or not at all; raises as `write_artifact`.
     """
-    raw_config = read_config_json(source_folder)
-    config = parse_model_config(raw_config)
     with _storage_full_as_advice(destination), new_folder(destination) as folder:
         _copy_side_files(source_folder, folder)
         if has_tokenizer(source_folder):
             write_resolved(source_folder, folder)
-        _write_json(folder / "config.json", kept_config(raw_config))
-        _write_tensors(tensors, folder)
-        manifest = _manifest(folder, config, making)
+        _write_json(folder / "config.json", contents.config)
+        _write_tensors(_counted(contents.tensors, contents.n_tensors, progress), folder)
+        manifest = _manifest(folder, contents, making)
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return open_artifact(destination, verify=False)
 
@@ -139,10 +141,9 @@ def _write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     save_file(gathered, folder / f"tensors-{number + 1:05}{TENSOR_SUFFIX}")
 
 
-def counted_tensors(
+def _counted(
     tensors: Iterable[tuple[str, Tensor]], total: int, progress: Progress | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """The same tensors; `progress` hears of each that was taken and kept."""
     for done, item in enumerate(tensors, start=1):
         yield item
         if progress is not None:
@@ -178,10 +179,22 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _manifest(folder: Path, config: ModelConfig, making: Making) -> Manifest:
+def _native_contents(folder: Path, checkpoint: Checkpoint, weights: Weights) -> Contents:
+    raw_config = read_config_json(folder)
+    config = parse_model_config(raw_config)
+    return Contents(
+        architecture=config.architecture,
+        config=kept_config(raw_config),
+        tensors=convert(config, weights, checkpoint),
+        n_tensors=tensor_count(config, weights),
+    )
+
+
+def _manifest(folder: Path, contents: Contents, making: Making) -> Manifest:
     return Manifest(
         weights=making.weights,
-        architecture=config.architecture,
+        backend=making.backend,
+        architecture=contents.architecture,
         source=making.source,
         recipe=making.recipe,
         tools={

@@ -38,7 +38,7 @@ class Checkpoint:
         """The tensor of that name as it is stored, memory-mapped where the library can."""
         if name not in self._files:
             raise UnsupportedModel(
-                f"{self._folder} has no tensor {name}: give a complete Llama causal language model"
+                f"{self._folder} has no tensor {name}: give a complete causal language model"
             )
         shard = self._open(self._files[name])
         try:

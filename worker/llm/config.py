@@ -7,42 +7,48 @@ here is refused instead of ignored. Must not know torch: the command line reads 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from models.errors import NotFoundError, UnsafeModel, UnsupportedModel
+from worker.llm.config_fields import flag, number, optional_number, size, token_ids
+from worker.llm.families import FAMILIES, Family, HeadNorm, LayerKind, Norms
+from worker.llm.rope import Rope, short_context_tokens
 
-SUPPORTED_MODEL_TYPES = ("llama", "mistral")
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 MAX_CONFIG_BYTES = 1 << 20
+Activation = Literal["silu", "gelu_pytorch_tanh"]
+ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
+    "gelu_new": "gelu_pytorch_tanh",  # the same formula
+}
 
 # What config.json may carry into an artifact. `torch_dtype` and `dtype` are left out: the weights
 # of an artifact say themselves what they are.
 KEPT_KEYS = frozenset(
     {
-        "architectures", "attention_bias", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
-        "hidden_size", "intermediate_size", "max_position_embeddings", "mlp_bias", "model_type",
-        "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "pad_token_id",
-        "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
-        "tie_word_embeddings", "vocab_size",
+        "_sliding_window_pattern", "architectures", "attention_bias", "attn_logit_softcapping",
+        "bos_token_id", "eos_token_id", "final_logit_softcapping", "head_dim", "hidden_act",
+        "hidden_activation", "hidden_size", "intermediate_size", "layer_types",
+        "max_position_embeddings", "max_window_layers", "mlp_bias", "model_type",
+        "no_rope_layer_interval", "no_rope_layers", "num_attention_heads", "num_hidden_layers",
+        "num_key_value_heads", "original_max_position_embeddings", "pad_token_id",
+        "partial_rotary_factor", "query_pre_attn_scalar", "rms_norm_eps", "rope_local_base_freq",
+        "rope_parameters", "rope_scaling", "rope_theta", "sliding_window", "sliding_window_pattern",
+        "tie_word_embeddings", "use_bidirectional_attention", "use_sliding_window", "vocab_size",
     }
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """Llama 3.1's stretching of the slow rotary frequencies."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-
-@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A Llama-family decoder; the names are those of transformers' LlamaConfig where it has one."""
+    """A decoder; the names are those of transformers' LlamaConfig where it has one.
+
+    The fields from `norms` on are those of Llama unless a family says otherwise.
+    """
 
     model_type: str
     hidden_size: int
@@ -54,14 +60,24 @@ class ModelConfig:
     vocab_size: int
     max_position_embeddings: int
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
+    rope: Rope = field(default_factory=Rope)
     tie_word_embeddings: bool = False
-    attention_bias: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
     mlp_bias: bool = False
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     pad_token_id: int | None = None
+    norms: Norms = "before"
+    adds_one_to_norms: bool = False
+    head_norm: HeadNorm | None = None
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0
+    query_scale: float = 1.0  # beside the usual 1/sqrt(head_dim)
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    is_fused: bool = False  # the checkpoint's matrices
+    kinds: tuple[LayerKind, ...] = ()  # of the layers; empty: all attend to everything, by `rope`
 
     @property
     def num_queries_per_kv(self) -> int:
@@ -72,6 +88,10 @@ class ModelConfig:
     def architecture(self) -> str:
         """One line for people: `llama, 22 layers, hidden 2048`."""
         return f"{self.model_type}, {self.num_layers} layers, hidden {self.hidden_size}"
+
+    def kind(self, layer: int) -> LayerKind:
+        """How a layer attends."""
+        return self.kinds[layer] if self.kinds else LayerKind(self.rope)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -109,48 +129,52 @@ def kept_config(raw: Mapping[str, object]) -> dict[str, object]:
 
 def parse_model_config(raw: Mapping[str, object]) -> ModelConfig:
     """Turn the object of a config.json into a ModelConfig; raises as `read_model_config`."""
-    _refuse_code(raw)
-    model_type = raw.get("model_type")
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        known = " and ".join(SUPPORTED_MODEL_TYPES)
-        raise UnsupportedModel(
-            f"model_type {model_type!r} is not supported: use a model of type {known}"
-        )
-    _refuse_options(raw)
-    rope = _rope(raw)
-    hidden, heads = _size(raw, "hidden_size"), _size(raw, "num_attention_heads")
-    positions = _size(raw, "max_position_embeddings", 2048 if model_type == "llama" else None)
+    refuse_code(raw)
+    family = _family(raw)
+    _refuse_options(raw, family)
+    hidden, heads = size(raw, "hidden_size"), size(raw, "num_attention_heads")
+    layers = size(raw, "num_hidden_layers")
+    head_dim = size(raw, "head_dim", hidden // heads)
+    positions = size(raw, "max_position_embeddings", family.positions)
+    bias = flag(raw, "attention_bias")
+    bos, pad = token_ids(raw.get("bos_token_id")), token_ids(raw.get("pad_token_id"))
+    kinds = _kinds(family.kinds(raw, layers, positions, family.theta), positions)
     config = ModelConfig(
-        model_type=str(model_type),
+        model_type=str(raw["model_type"]),
         hidden_size=hidden,
-        intermediate_size=_size(raw, "intermediate_size"),
-        num_layers=_size(raw, "num_hidden_layers"),
+        intermediate_size=size(raw, "intermediate_size"),
+        num_layers=layers,
         num_heads=heads,
-        num_kv_heads=_size(raw, "num_key_value_heads", heads if model_type == "llama" else None),
-        head_dim=_size(raw, "head_dim", hidden // heads),
-        vocab_size=_size(raw, "vocab_size"),
-        max_position_embeddings=positions,
-        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
-        rope_theta=_number(rope, "rope_theta", _number(raw, "rope_theta", 10000.0)),
-        rope_scaling=_rope_scaling(rope, positions),
-        tie_word_embeddings=_flag(raw, "tie_word_embeddings"),
-        attention_bias=model_type == "llama" and _flag(raw, "attention_bias"),
-        mlp_bias=model_type == "llama" and _flag(raw, "mlp_bias"),
+        num_kv_heads=size(raw, "num_key_value_heads", heads if family.shares_no_heads else None),
+        head_dim=head_dim,
+        vocab_size=size(raw, "vocab_size"),
+        max_position_embeddings=short_context_tokens(raw, positions),
+        rms_norm_eps=number(raw, "rms_norm_eps", family.rms_norm_eps),
+        rope=kinds[0].rope or Rope(),
+        tie_word_embeddings=flag(raw, "tie_word_embeddings", family.is_tied),
+        qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
+        output_bias=bias if family.output_bias is None else family.output_bias,
+        mlp_bias=flag(raw, "mlp_bias") if family.mlp_bias is None else family.mlp_bias,
         eos_token_ids=token_ids(raw.get("eos_token_id")),
-        bos_token_id=_first(token_ids(raw.get("bos_token_id"))),
-        pad_token_id=_first(token_ids(raw.get("pad_token_id"))),
+        bos_token_id=bos[0] if bos else None,
+        pad_token_id=pad[0] if pad else None,
+        norms=family.norms,
+        adds_one_to_norms=family.adds_one_to_norms,
+        head_norm=family.head_norm,
+        activation=_activation(raw, family),
+        embedding_scale=math.sqrt(hidden) if family.scales_embedding else 1.0,
+        query_scale=_query_scale(raw, family, head_dim),
+        attention_softcap=_softcap(raw, family, "attn_logit_softcapping"),
+        logit_softcap=_softcap(raw, family, "final_logit_softcapping"),
+        is_fused=family.is_fused,
+        kinds=() if set(kinds) == {LayerKind(kinds[0].rope)} and kinds[0].rope else kinds,
     )
     _check_heads(config)
     return config
 
 
-def token_ids(value: object) -> tuple[int, ...]:
-    """The ids in a field that holds an id, a list of ids or null."""
-    values = value if isinstance(value, list) else [value]
-    return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0)
-
-
-def _refuse_code(raw: Mapping[str, object]) -> None:
+def refuse_code(raw: Mapping[str, object]) -> None:
+    """Raise UnsafeModel when the model wants to run code of its own."""
     if raw.get("auto_map"):
         raise UnsafeModel(
             "config.json names Python code to run (auto_map), which is never done: "
@@ -158,56 +182,58 @@ def _refuse_code(raw: Mapping[str, object]) -> None:
         )
 
 
-def _refuse_options(raw: Mapping[str, object]) -> None:
+def _family(raw: Mapping[str, object]) -> Family:
+    model_type = raw.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise UnsupportedModel(
+            f"model_type {model_type!r} is not one of {', '.join(FAMILIES)}: "
+            "try --backend transformers"
+        )
+    return family
+
+
+def _refuse_options(raw: Mapping[str, object], family: Family) -> None:
     named = raw.get("architectures") or []
-    if not isinstance(named, list) or any(name not in SUPPORTED_ARCHITECTURES for name in named):
-        known = " or ".join(SUPPORTED_ARCHITECTURES)
-        raise UnsupportedModel(f"architectures {named!r} is not supported: use a {known}")
+    if not isinstance(named, list) or any(name != family.architecture for name in named):
+        raise UnsupportedModel(
+            f"architectures {named!r} is not supported: use a {family.architecture}"
+        )
     if raw.get("quantization_config") is not None:
         raise UnsupportedModel(
             "the checkpoint is already quantized: give the original model in bf16, fp16 or fp32"
         )
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"hidden_act {raw['hidden_act']!r} is not supported: only 'silu' is")
-    if raw.get("sliding_window") is not None:
+    if raw.get("use_bidirectional_attention"):
+        raise UnsupportedModel("use_bidirectional_attention is set: such a model does not generate")
+
+
+def _activation(raw: Mapping[str, object], family: Family) -> Activation:
+    usual = "silu" if family.activation_key == "hidden_act" else "gelu_pytorch_tanh"
+    name = raw.get(family.activation_key) or usual
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise UnsupportedModel(
-            "sliding-window attention is not supported: use a model with sliding_window null"
+            f"{family.activation_key} {name!r} is not supported: only {' and '.join(ACTIVATIONS)}"
         )
+    return ACTIVATIONS[name]
 
 
-def _rope(raw: Mapping[str, object]) -> Mapping[str, object]:
-    """transformers 5 writes `rope_parameters` with the base inside, older ones `rope_scaling`."""
-    for key in ("rope_parameters", "rope_scaling"):
-        value = raw.get(key)
-        if isinstance(value, dict):
-            return value
-        if value is not None:
-            raise UnsupportedModel(f"{key} of config.json is no object: download the model again")
-    return {}
+def _query_scale(raw: Mapping[str, object], family: Family, head_dim: int) -> float:
+    """Gemma divides by the root of another number than the head's size."""
+    if not family.scales_queries:
+        return 1.0
+    return math.sqrt(head_dim / number(raw, "query_pre_attn_scalar", 256))
 
 
-def _rope_scaling(rope: Mapping[str, object], positions: int) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedModel("partial rotary embeddings are not supported: use a Llama model")
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise UnsupportedModel(
-            f"rope scaling {kind!r} is not supported: use a model with 'llama3' scaling or none"
-        )
-    scaling = RopeScaling(
-        factor=_number(rope, "factor"),
-        low_freq_factor=_number(rope, "low_freq_factor"),
-        high_freq_factor=_number(rope, "high_freq_factor"),
-        original_max_position_embeddings=_size(rope, "original_max_position_embeddings", positions),
+def _softcap(raw: Mapping[str, object], family: Family, key: str) -> float | None:
+    return optional_number(raw, key) if family.has_softcaps else None
+
+
+def _kinds(kinds: tuple[LayerKind, ...], positions: int) -> tuple[LayerKind, ...]:
+    """A window as wide as the context is none."""
+    return tuple(
+        LayerKind(kind.rope) if (kind.window_tokens or positions) >= positions else kind
+        for kind in kinds
     )
-    if scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise UnsupportedModel(
-            "rope scaling needs low_freq_factor below high_freq_factor: "
-            "config.json is damaged, download the model again"
-        )
-    return scaling
 
 
 def _check_heads(config: ModelConfig) -> None:
@@ -221,34 +247,3 @@ def _check_heads(config: ModelConfig) -> None:
             f"head_dim {config.head_dim} is odd, which rotary embeddings do not allow: "
             "config.json is damaged, download the model again"
         )
-
-
-def _size(raw: Mapping[str, object], key: str, default: int | None = None) -> int:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UnsupportedModel(f"{key} in config.json is {value!r}: a positive integer is needed")
-    return value
-
-
-def _number(raw: Mapping[str, object], key: str, default: float | None = None) -> float:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e30:
-        raise UnsupportedModel(f"{key} in config.json is {value!r}: a positive number is needed")
-    return float(value)
-
-
-def _flag(raw: Mapping[str, object], key: str) -> bool:
-    value = raw.get(key)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise UnsupportedModel(f"{key} in config.json is {value!r}: true or false is needed")
-    return value
-
-
-def _first(ids: tuple[int, ...]) -> int | None:
-    return ids[0] if ids else None

@@ -66,13 +66,13 @@ def convert(
     """
     dtype = compute_dtype(weights)
     hidden = config.hidden_size
-    embedding = checked_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
+    embedding = source_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
     yield "embedding.weight", embedding.to(dtype)
     for index in range(config.num_layers):
         yield from _convert_layer(config, weights, source, index)
-    yield "norm.weight", checked_tensor(source, "model.norm.weight", (hidden,)).to(dtype)
+    yield "norm.weight", _norm(config, source, "model.norm", hidden).to(dtype)
     if not config.tie_word_embeddings:
-        head = checked_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
+        head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, weights)
     elif weights in QUANTIZED:  # a tied head is quantized as well, beside the embedding
         yield from _stored("lm_head", embedding, None, weights)
@@ -81,9 +81,10 @@ def convert(
 def tensor_count(config: ModelConfig, weights: Weights) -> int:
     """How many tensors `convert` yields."""
     per_linear = 2 if weights in QUANTIZED else 1
-    biases = 2 * (config.attention_bias + config.mlp_bias)
+    biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
+    norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
     head = weights in QUANTIZED or not config.tie_word_embeddings
-    return 2 + config.num_layers * (2 + 4 * per_linear + biases) + head * per_linear
+    return 2 + config.num_layers * (norms + 4 * per_linear + biases) + head * per_linear
 
 
 def _convert_layer(
@@ -91,21 +92,49 @@ def _convert_layer(
 ) -> Iterator[tuple[str, Tensor]]:
     old, new = f"model.layers.{index}", f"layers.{index}"
     dtype = compute_dtype(weights)
-    for norm, stored in (
-        ("input_layernorm", "attention_norm"),
-        ("post_attention_layernorm", "mlp_norm"),
-    ):
-        tensor = checked_tensor(source, f"{old}.{norm}.weight", (config.hidden_size,))
+    for stored, norm in block_norms(config).items():
+        tensor = _norm(config, source, f"{old}.{norm}", config.hidden_size)
         yield f"{new}.{stored}.weight", tensor.to(dtype)
+    for (stored, width), scale in zip(
+        head_norm_widths(config).items(), (config.query_scale, 1.0), strict=False
+    ):
+        tensor = _norm(config, source, f"{old}.self_attn.{stored[0]}_norm", width)
+        yield f"{new}.{stored}.weight", (tensor * scale).to(dtype)
     for name, linear in linears(config, old).items():
         parts = linear.parts
         weight = _joined(
-            [checked_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
+            [source_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
         )
         bias = None
         if linear.biased:
-            bias = _joined([checked_tensor(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
+            bias = _joined([source_tensor(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
+        if name == "qkv":
+            weight, bias = _scaled_queries(config, weight, bias)
         yield from _stored(f"{new}.{name}", weight, bias, weights)
+
+
+def block_norms(config: ModelConfig) -> dict[str, str]:
+    """The norms around a layer's two blocks: our names, and those of the checkpoint."""
+    if config.norms == "before":
+        return {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    after = {
+        "attention_post_norm": "post_attention_layernorm",
+        "mlp_post_norm": "post_feedforward_layernorm",
+    }
+    if config.norms == "after":
+        return after
+    return after | {"attention_norm": "input_layernorm", "mlp_norm": "pre_feedforward_layernorm"}
+
+
+def head_norm_widths(config: ModelConfig) -> dict[str, int]:
+    """The norms of queries and keys, in this order; empty for a family without them."""
+    if config.head_norm is None:
+        return {}
+    whole = config.head_norm == "width"
+    return {
+        "query_norm": config.head_dim * (config.num_heads if whole else 1),
+        "key_norm": config.head_dim * (config.num_kv_heads if whole else 1),
+    }
 
 
 def linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
@@ -113,19 +142,38 @@ def linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
-    qkv = (
+    qkv: tuple[Part, ...] = (
         Part(f"{attention}.q_proj", queries),
         Part(f"{attention}.k_proj", pairs),
         Part(f"{attention}.v_proj", pairs),
     )
-    gate_up = (Part(f"{mlp}.gate_proj", inner), Part(f"{mlp}.up_proj", inner))
+    gate_up: tuple[Part, ...] = (Part(f"{mlp}.gate_proj", inner), Part(f"{mlp}.up_proj", inner))
+    if config.is_fused:
+        qkv = (Part(f"{attention}.qkv_proj", queries + 2 * pairs),)
+        gate_up = (Part(f"{mlp}.gate_up_proj", 2 * inner),)
     output, down = Part(f"{attention}.o_proj", hidden), Part(f"{mlp}.down_proj", hidden)
     return {
-        "qkv": Concatenated(qkv, hidden, config.attention_bias),
-        "output": Concatenated((output,), queries, config.attention_bias),
+        "qkv": Concatenated(qkv, hidden, config.qkv_bias),
+        "output": Concatenated((output,), queries, config.output_bias),
         "gate_up": Concatenated(gate_up, hidden, config.mlp_bias),
         "down": Concatenated((down,), inner, config.mlp_bias),
     }
+
+
+def _norm(config: ModelConfig, source: TensorSource, name: str, width: int) -> Tensor:
+    """The factors of an RMS norm in float32; Gemma's checkpoints hold them less one."""
+    return source_tensor(source, f"{name}.weight", (width,)).float() + config.adds_one_to_norms
+
+
+def _scaled_queries(
+    config: ModelConfig, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Scores that are scaled in another way become queries that are; a norm would undo it here."""
+    if config.query_scale == 1.0 or config.head_norm is not None:
+        return weight, bias
+    scale = torch.ones(weight.size(0))
+    scale[: config.num_heads * config.head_dim] = config.query_scale
+    return weight.float() * scale.unsqueeze(1), None if bias is None else bias.float() * scale
 
 
 def _stored(
@@ -137,7 +185,7 @@ def _stored(
         yield f"{name}.bias", bias.to(compute_dtype(weights))
 
 
-def checked_tensor(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
+def source_tensor(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
     """A floating-point tensor of the shape that config.json asks for; raises UnsupportedModel."""
     tensor = source.tensor(name)
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():

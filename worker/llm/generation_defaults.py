@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import UnsupportedModel
-from worker.llm.config import token_ids
+from worker.llm.config_fields import token_ids
 
 
 @dataclass(frozen=True, slots=True)

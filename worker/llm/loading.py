@@ -14,12 +14,19 @@ from models.errors import ArtifactError, UnsupportedModel
 from models.model_key import Weights
 from worker.llm.artifact import Artifact
 from worker.llm.config import ModelConfig, read_model_config
-from worker.llm.convert import QUANTIZED, compute_dtype, linears
+from worker.llm.convert import (
+    QUANTIZED,
+    block_norms,
+    compute_dtype,
+    head_norm_widths,
+    linears,
+)
+from worker.llm.decoder import Decoder, DecoderLayer, DecoderWeights
 from worker.llm.linear import FloatLinear, Linear, build_linear
-from worker.llm.llama import DecoderLayer, Llama, LlamaWeights
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.linear import CompiledLinear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
+from worker.llm.operations import HeadNorms
 from worker.llm.quantize import stored_layout
 
 SMALL_TENSOR_BYTES = 1 << 20
@@ -56,7 +63,7 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def load_model(artifact: Artifact, kernels: Kernels | None = None) -> Llama:
+def load_model(artifact: Artifact, kernels: Kernels | None = None) -> Decoder:
     """The model of an artifact, ready to run. Raises ArtifactError when it is damaged.
 
     `kernels` are used where they are made for a model of this shape.
@@ -70,7 +77,7 @@ def build_model(
     weights: Weights,
     stored: Mapping[str, Tensor],
     kernels: Kernels | None = None,
-) -> Llama:
+) -> Decoder:
     """The model of the tensors that `convert` yields, by name.
 
     Raises ArtifactError when one is missing or is not what config.json asks for: the compiled
@@ -81,13 +88,13 @@ def build_model(
         _build_layer(config, weights, stored, f"layers.{index}", kernels)
         for index in range(config.num_layers)
     )
-    embedding = stored_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
-    norm = stored_tensor(stored, "norm.weight", (hidden,), dtype)
+    embedding = checked_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
+    norm = checked_tensor(stored, "norm.weight", (hidden,), dtype)
     head = _build_head(config, weights, stored, embedding, kernels)
-    held = LlamaWeights(embedding, layers, norm, head)
+    held = DecoderWeights(embedding, layers, norm, head)
     if kernels is not None and fits(config, embedding.dtype):
-        return Llama(config, held, NativeOperations(config, kernels))
-    return Llama(config, held)
+        return Decoder(config, held, NativeOperations(config, kernels))
+    return Decoder(config, held)
 
 
 def _build_layer(
@@ -101,12 +108,26 @@ def _build_layer(
     built: dict[str, Linear] = {}
     for name, shape in linears(config, prefix).items():
         size = (shape.outputs, shape.inputs)
-        parts = _parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
-        built[name] = _build_linear(parts, shape.inputs, weights, kernels)
+        parts = linear_parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
+        built[name] = fastest_linear(parts, shape.inputs, weights, kernels)
+    norms = {
+        name: checked_tensor(stored, f"{prefix}.{name}.weight", (hidden,), dtype)
+        for name in block_norms(config)
+    }
+    of_heads = [
+        checked_tensor(stored, f"{prefix}.{name}.weight", (width,), dtype)
+        for name, width in head_norm_widths(config).items()
+    ]
     return DecoderLayer(
-        attention_norm=stored_tensor(stored, f"{prefix}.attention_norm.weight", (hidden,), dtype),
-        mlp_norm=stored_tensor(stored, f"{prefix}.mlp_norm.weight", (hidden,), dtype),
-        **built,
+        qkv=built["qkv"],
+        output=built["output"],
+        gate_up=built["gate_up"],
+        down=built["down"],
+        attention_norm=norms.get("attention_norm"),
+        attention_post_norm=norms.get("attention_post_norm"),
+        mlp_norm=norms.get("mlp_norm"),
+        mlp_post_norm=norms.get("mlp_post_norm"),
+        head_norms=HeadNorms(*of_heads) if of_heads else None,
     )
 
 
@@ -120,18 +141,19 @@ def _build_head(
     """The output layer; where it is tied and not quantized, its weight is the embedding."""
     if config.tie_word_embeddings and weights not in QUANTIZED:
         return FloatLinear(embedding, None)  # packed, it would take the embedding's memory again
-    parts = _parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
+    parts = linear_parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
     # its sums are integers: rounding them to bf16 would only lose
-    return _build_linear(parts, config.hidden_size, weights, kernels, torch.float32)
+    return fastest_linear(parts, config.hidden_size, weights, kernels, torch.float32)
 
 
-def _build_linear(
+def fastest_linear(
     parts: Mapping[str, Tensor],
     inputs: int,
     weights: Weights,
     kernels: Kernels | None,
     output_dtype: torch.dtype = torch.bfloat16,
 ) -> Linear:
+    """The layer of these tensors on the fastest kernel there is; raises UnsupportedModel."""
     if weights is Weights.INT8 and inputs > INT8_INPUTS:
         raise UnsupportedModel(
             f"a layer has {inputs} inputs, int8 weights can have {INT8_INPUTS}: use bf16 or int4"
@@ -141,27 +163,30 @@ def _build_linear(
     return build_linear(parts, weights, output_dtype=output_dtype)
 
 
-def _parts(
+def linear_parts(
     stored: Mapping[str, Tensor],
     name: str,
     weights: Weights,
     shape: tuple[int, int],
     biased: bool = False,
 ) -> dict[str, Tensor]:
-    """The tensors of the linear layer of that name, of `shape` (outputs, inputs)."""
+    """The tensors of the linear layer of that name, of `shape` (outputs, inputs).
+
+    Raises ArtifactError as `checked_tensor`.
+    """
     layout = stored_layout(*shape, weights)
     if biased:
         layout["bias"] = ((shape[0],), compute_dtype(weights))
     return {
-        suffix: stored_tensor(stored, f"{name}.{suffix}", *expected)
+        suffix: checked_tensor(stored, f"{name}.{suffix}", *expected)
         for suffix, expected in layout.items()
     }
 
 
-def stored_tensor(
+def checked_tensor(
     stored: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
-    """The tensor of that name; raises ArtifactError when it is missing or is another one."""
+    """A stored tensor; raises ArtifactError when it is missing or another one than expected."""
     if name not in stored:
         raise ArtifactError(f"the artifact has no tensor {name}: remove it and add the model again")
     tensor = stored[name]

@@ -6,6 +6,8 @@ quantizing to the matmul; the one in `native/` does the same in fewer passes ove
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,14 +18,23 @@ from worker.llm.attention import attend, plan_attention
 from worker.llm.config import ModelConfig
 from worker.llm.kv_cache import KVCache
 from worker.llm.packed import PackedInput
+from worker.llm.rope import Rope
 from worker.llm.rotary import rotary_frequencies, rotation
 from worker.llm.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMS norms of queries and keys before they turn: of each head, or of all heads together."""
+
+    query: Tensor  # (d,) or (heads * d,)
+    key: Tensor  # (d,) or (kv heads * d,)
 
 
 class Attention(Protocol):
     """The attention of one step, used by every layer in turn."""
 
-    def __call__(self, layer: int, qkv: Rows, *, quantize: bool) -> Rows:
+    def __call__(self, layer: int, qkv: Rows, norms: HeadNorms | None, *, quantize: bool) -> Rows:
         """Write the rows' keys and values to the cache, then attend; (T, heads * d)."""
         ...
 
@@ -42,7 +53,7 @@ class Operations(Protocol):
         ...
 
     def gate(self, gate_up: Rows, *, quantize: bool) -> Rows:
-        """silu(gate) * up of rows (T, 2 * intermediate)."""
+        """activation(gate) * up of rows (T, 2 * intermediate)."""
         ...
 
 
@@ -52,26 +63,60 @@ class TorchOperations:
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         self._config = config
         self._dtype = dtype
-        self._frequencies = rotary_frequencies(config)  # (d / 2,)
+        self._kinds = [config.kind(layer) for layer in range(config.num_layers)]
+        self._frequencies = {
+            rope: rotary_frequencies(rope, config.head_dim)  # (r / 2,)
+            for rope in {kind.rope for kind in self._kinds}
+            if rope is not None
+        }
 
     def attention(self, packed: PackedInput, cache: KVCache) -> Attention:
-        """Plan the step; see `worker.llm.attention`."""
+        """Plan the step once for each kind of layer; see `worker.llm.attention`."""
         shape = self._config
-        plan = plan_attention(packed, cache.block_tokens, self._dtype)
-        cos, sin = (
-            x.to(self._dtype).unsqueeze(1) for x in rotation(packed.positions, self._frequencies)
-        )  # (T, 1, d / 2)
+        turned = shape.num_heads + shape.num_kv_heads  # queries and keys
+        plans = {
+            window: plan_attention(packed, cache.block_tokens, self._dtype, window)
+            for window in {kind.window_tokens for kind in self._kinds}
+        }
+        turns = self._turns(packed.positions)
 
-        def run(layer: int, qkv: Rows, *, quantize: bool) -> Rows:  # noqa: ARG001
-            split = qkv.applied().view(-1, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim)
-            turned = shape.num_heads + shape.num_kv_heads  # queries and keys at once
-            rotated = rotate(split[:, :turned], cos, sin)
-            query, keys = rotated[:, : shape.num_heads], rotated[:, shape.num_heads :]
-            cache.write(layer, packed.slots, keys, split[:, turned:])
-            out = attend(query, cache.keys[layer], cache.values[layer], plan)  # (T, heads, d)
+        def run(layer: int, qkv: Rows, norms: HeadNorms | None, *, quantize: bool) -> Rows:  # noqa: ARG001
+            kind = self._kinds[layer]
+            split = qkv.applied().view(-1, turned + shape.num_kv_heads, shape.head_dim)
+            values = split[:, turned:]
+            heads = split[:, :turned] if norms is None else self._normed(split[:, :turned], norms)
+            if kind.rope is not None:
+                heads = rotate(heads, *turns[kind.rope])
+            query, keys = heads[:, : shape.num_heads], heads[:, shape.num_heads :]
+            cache.write(layer, packed.slots, keys, values)
+            out = attend(
+                query,
+                cache.keys[layer],
+                cache.values[layer],
+                plans[kind.window_tokens],
+                shape.attention_softcap,
+            )  # (T, heads, d)
             return Rows(out.flatten(1))
 
         return run
+
+    def _turns(self, positions: Tensor) -> Mapping[Rope, tuple[Tensor, Tensor]]:
+        """Cosine and sine (T, 1, r / 2) of the rows, for each kind of rope."""
+        turns = {}
+        for rope, frequencies in self._frequencies.items():
+            cos, sin = rotation(positions, frequencies, rope)
+            turns[rope] = (cos.to(self._dtype).unsqueeze(1), sin.to(self._dtype).unsqueeze(1))
+        return turns
+
+    def _normed(self, heads: Tensor, norms: HeadNorms) -> Tensor:
+        """Normed queries and keys (T, heads + kv heads, d)."""
+        parts = heads.tensor_split((self._config.num_heads,), dim=1)
+        eps = self._config.rms_norm_eps
+        normed = []
+        for part, weight in zip(parts, (norms.query, norms.key), strict=True):
+            rows = part.flatten(1) if self._config.head_norm == "width" else part
+            normed.append(rms_norm(rows, weight, eps).view(part.shape))
+        return torch.cat(normed, dim=1)
 
     def add_norm(
         self,
@@ -89,7 +134,9 @@ class TorchOperations:
     def gate(self, gate_up: Rows, *, quantize: bool) -> Rows:  # noqa: ARG002
         """In the compute dtype."""
         gate, up = gate_up.applied().chunk(2, dim=-1)
-        return Rows(F.silu(gate) * up)
+        if self._config.activation == "silu":
+            return Rows(F.silu(gate) * up)
+        return Rows(F.gelu(gate, approximate="tanh") * up)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -100,6 +147,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (T, heads, d): element i turns with element i + d / 2."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Rotary embedding of (T, heads, d): of the first r, element i turns with i + r / 2."""
+    rotary_dim = 2 * cos.size(-1)
+    first, second = x[..., :rotary_dim].chunk(2, dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat((*turned, x[..., rotary_dim:]), dim=-1)

@@ -6,13 +6,14 @@ heavy is loaded. The arithmetic is `quantize.py`.
 
 from __future__ import annotations
 
+from models.backend_name import BackendName
 from models.model_key import Weights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
 INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one first
 
 
-def recipe(weights: Weights) -> dict[str, str | int]:
+def recipe(weights: Weights, backend: BackendName = BackendName.NATIVE) -> dict[str, str | int]:
     """How `quantize_linear` treats a weight, for the manifest; equal recipes, equal tensors."""
     method: dict[Weights, dict[str, str | int]] = {
         Weights.FP32: {},
@@ -20,4 +21,5 @@ def recipe(weights: Weights) -> dict[str, str | int]:
         Weights.INT8: {"scales": "per output", "rounding": "nearest"},
         Weights.INT4: {"scales": "per group", "group": INT4_GROUPS[0], "rounding": "least squares"},
     }
-    return {"version": RECIPE_VERSION, "weights": str(weights), **method[weights]}
+    made_for = {} if backend is BackendName.NATIVE else {"backend": str(backend)}
+    return {"version": RECIPE_VERSION, "weights": str(weights), **made_for, **method[weights]}

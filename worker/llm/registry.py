@@ -1,5 +1,7 @@
 """Where artifacts are kept: one folder per model and format, ROOT/NAME/WEIGHTS.
 
+Those of another backend than the native one are beside it, in ROOT/NAME/WEIGHTS.BACKEND.
+
 The folders are the registry; there is no index to get out of step with them. Imports no torch, so
 that a command can look a model up in no time. Adding one is `add.py`.
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from models.backend_name import BackendName
 from models.errors import ArtifactError, InputError, NotFoundError, SettingsError
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
@@ -28,6 +31,7 @@ class RegistryEntry:
     """One artifact of the registry."""
 
     key: ModelKey
+    backend: BackendName
     folder: Path
     bytes: int
     source: str  # the Hub's org/name or a folder
@@ -49,19 +53,23 @@ def default_name(path_or_id: str) -> str:
 
 
 class Registry:
-    """The artifacts below one folder, which need not exist yet."""
+    """The artifacts of one backend below one folder, which need not exist yet."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, backend: BackendName = BackendName.NATIVE) -> None:
         self.root = root
+        self.backend = backend
+        self._suffix = "" if backend is BackendName.NATIVE else f".{backend}"
+        self._flag = "" if backend is BackendName.NATIVE else f" --backend {backend}"
 
     def path(self, key: ModelKey) -> Path:
         """Where the artifact of `key` is or would be.
 
         Raises ArtifactError when a link leads out of the registry; the registry may be one itself.
         """
-        place = self.root / key.name / key.weights
+        folder = f"{key.weights}{self._suffix}"
+        place = self.root / key.name / folder
         root = os.path.realpath(self.root)
-        if os.path.realpath(place) != os.path.join(root, key.name, key.weights):
+        if os.path.realpath(place) != os.path.join(root, key.name, folder):
             raise ArtifactError(
                 f"{place} is a link to elsewhere: remove it and add the model again, or move the "
                 "whole registry with NIGHTSHIFT_HOME"
@@ -73,16 +81,18 @@ class Registry:
         if not (self.path(key) / MANIFEST_NAME).is_file():
             raise NotFoundError(
                 f"there is no model {key} in {self.root}: add it with "
-                f"`nightshift model add PATH_OR_HUB_ID --name {key.name} --weights {key.weights}`"
+                f"`nightshift model add PATH_OR_HUB_ID --name {key.name} --weights {key.weights}"
+                f"{self._flag}`"
             )
         return self.path(key)
 
     def entries(self) -> list[RegistryEntry]:
         """Every artifact, by name; folders that hold none, or a damaged manifest, are left out."""
         found = []
-        for manifest in sorted(self.root.glob(f"*/*/{MANIFEST_NAME}")):
+        for manifest in sorted(self.root.glob(f"*/*{self._suffix}/{MANIFEST_NAME}")):
+            weights = manifest.parent.name.removesuffix(self._suffix)
             try:
-                key = ModelKey.parse(f"{manifest.parent.parent.name}:{manifest.parent.name}")
+                key = ModelKey.parse(f"{manifest.parent.parent.name}:{weights}")
                 found.append(self.entry(key))
             except (InputError, ArtifactError):
                 continue
@@ -95,6 +105,7 @@ class Registry:
         artifact = Artifact(folder, manifest, manifest.digest)
         return RegistryEntry(
             key=key,
+            backend=self.backend,
             folder=folder,
             bytes=artifact.bytes,
             source=manifest.source.repository,
@@ -119,7 +130,7 @@ class Registry:
         if not keys:
             raise NotFoundError(
                 f"there is no model {name!r} in {self.root}: add it with "
-                f"`nightshift model add PATH_OR_HUB_ID --name {name} --weights int8`"
+                f"`nightshift model add PATH_OR_HUB_ID --name {name} --weights int8{self._flag}`"
             )
         kinds = ", ".join(sorted(key.weights for key in keys))
         raise InputError(f"model {name!r} is there as {kinds}: choose one with --weights")

@@ -14,7 +14,8 @@ import jinja2
 from models.text.chat_template import ChatTemplate
 from models.text.prompt_encoder import PromptEncoder, compiled_template
 from models.text.resolved import ResolvedTokenizer
-from worker.llm.config import read_model_config
+from worker.llm.config import read_config_json
+from worker.llm.config_fields import token_ids
 from worker.llm.detokenizer import Detokenizer
 from worker.llm.generation_defaults import read_generation_defaults
 from worker.llm.resolved_tokenizer import load_tokenizer, unreadable_template
@@ -87,7 +88,7 @@ def _eos_ids(resolved: ResolvedTokenizer, folder: Path) -> frozenset[int]:
     """What ends an answer: by the generation config, else the model's, else the tokenizer's."""
     asked = read_generation_defaults(folder).eos_token_ids
     if not asked and (folder / "config.json").is_file():
-        asked = read_model_config(folder).eos_token_ids
+        asked = token_ids(read_config_json(folder).get("eos_token_id"))
     if not asked and resolved.eos_id is not None:
         asked = (resolved.eos_id,)
     return frozenset(asked)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from worker.llm.artifact import Artifact, Source
-from worker.llm.artifact_writer import Making, Progress, counted_tensors, store_artifact
+from worker.llm.artifact_contents import Contents
+from worker.llm.artifact_writer import Making, Progress, write_contents
 from worker.llm.checkpoint import Checkpoint
-from worker.llm.config import read_model_config
+from worker.llm.config import kept_config, parse_model_config, read_config_json, read_model_config
 from worker.llm.ipex.model import IpexModel, build_model
 from worker.llm.ipex.quantize import quantized_tensors, tensor_count
 from worker.llm.ipex.recipe import IpexRecipe, Lowp, read_recipe
@@ -33,11 +34,16 @@ def write_ipex_artifact(
     Appears there whole or not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError, and
     StorageFull when the disk cannot hold it.
     """
-    config = read_model_config(source_folder)
-    tensors = quantized_tensors(config, recipe, Checkpoint(source_folder))
-    counted = counted_tensors(tensors, tensor_count(config, recipe), progress)
+    raw_config = read_config_json(source_folder)
+    config = parse_model_config(raw_config)
+    contents = Contents(
+        architecture=config.architecture,
+        config=kept_config(raw_config),
+        tensors=quantized_tensors(config, recipe, Checkpoint(source_folder)),
+        n_tensors=tensor_count(config, recipe),
+    )
     making = Making(weights=recipe.weights, recipe=recipe.as_manifest(), source=source, tools=TOOLS)
-    return store_artifact(source_folder, destination, counted, making)
+    return write_contents(source_folder, destination, contents, making, progress)
 
 
 def load_ipex_model(

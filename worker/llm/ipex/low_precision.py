@@ -16,7 +16,7 @@ from models.errors import UnsupportedModel
 from models.model_key import Weights
 from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import ModelConfig, parse_model_config, read_config_json
-from worker.llm.convert import checked_tensor
+from worker.llm.convert import source_tensor
 from worker.llm.ipex.model import IpexModel, optimized
 from worker.llm.ipex.quantize import DTYPES
 from worker.llm.ipex.recipe import IpexRecipe
@@ -90,7 +90,7 @@ def _put_floats(
         tied = config.tie_word_embeddings and name == "lm_head.weight"
         stored = "model.embed_tokens.weight" if tied else name
         shape = tuple(model.get_parameter(name).shape)
-        tensor = checked_tensor(checkpoint, stored, shape)
+        tensor = source_tensor(checkpoint, stored, shape)
         put_parameter(model, name, tensor.to(DTYPES[recipe.activations]))
 
 

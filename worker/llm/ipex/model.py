@@ -33,7 +33,7 @@ from worker.llm.ipex.skeleton import (
     other_parameters,
     put_parameter,
 )
-from worker.llm.loading import stored_tensor
+from worker.llm.loading import checked_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def build_model(
     model = build_skeleton(config, context)
     for name in other_parameters(model):
         shape = tuple(model.get_parameter(name).shape)
-        put_parameter(model, name, stored_tensor(stored, name, shape, DTYPES[recipe.activations]))
+        put_parameter(model, name, checked_tensor(stored, name, shape, DTYPES[recipe.activations]))
     for name, layer in linear_layers(model).items():
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, _quantized_linear(name, layer, recipe, stored))
@@ -100,9 +100,11 @@ def _quantized_linear(
 ) -> Any:
     outputs, inputs = layer.out_features, layer.in_features
     parts = stored_layout(outputs, inputs, recipe)
-    tensors = {part: stored_tensor(stored, f"{name}.{part}", *kind) for part, kind in parts.items()}
+    tensors = {
+        part: checked_tensor(stored, f"{name}.{part}", *kind) for part, kind in parts.items()
+    }
     if layer.bias is not None:
-        layer.bias = nn.Parameter(stored_tensor(stored, f"{name}.bias", (outputs,), torch.float32))
+        layer.bias = nn.Parameter(checked_tensor(stored, f"{name}.bias", (outputs,), torch.float32))
     config = quantization_config(recipe).global_qconfig
     return WeightOnlyQuantizedLinear._init_cls(
         layer,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.model_key import Weights
 from worker.llm.config import ModelConfig
-from worker.llm.convert import TensorSource, checked_tensor
+from worker.llm.convert import TensorSource, source_tensor
 from worker.llm.ipex.recipe import Activations, IpexRecipe
 from worker.llm.ipex.skeleton import build_skeleton, linear_layers, other_parameters
 
@@ -39,7 +39,7 @@ def quantized_tensors(
     dtype = DTYPES[recipe.activations]
     for name in other_parameters(model):
         shape = tuple(model.get_parameter(name).shape)
-        yield name, checked_tensor(source, name, shape).to(dtype)
+        yield name, source_tensor(source, name, shape).to(dtype)
     for name, layer in linear_layers(model).items():
         yield from _quantized_layer(name, layer, config, recipe, source)
 
@@ -59,14 +59,14 @@ def _quantized_layer(
     tied = config.tie_word_embeddings and name == "lm_head"
     stored = "model.embed_tokens.weight" if tied else f"{name}.weight"
     shape = (layer.out_features, layer.in_features)
-    weight = checked_tensor(source, stored, shape).to(torch.float32)
+    weight = source_tensor(source, stored, shape).to(torch.float32)
     qweight, scales, zero_points = _quantize(weight, recipe)
     yield f"{name}.qweight", qweight
     yield f"{name}.scales", scales
     if zero_points is not None:
         yield f"{name}.zero_points", zero_points
     if layer.bias is not None:
-        yield f"{name}.bias", checked_tensor(source, f"{name}.bias", shape[:1]).to(torch.float32)
+        yield f"{name}.bias", source_tensor(source, f"{name}.bias", shape[:1]).to(torch.float32)
 
 
 def _quantize(weight: Tensor, recipe: IpexRecipe) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from models.errors import UnsupportedModel
-from worker.llm.config import ModelConfig, RopeScaling
+from worker.llm.config import ModelConfig
+from worker.llm.rope import Llama3Scaling, RopeScaling
 
+MODEL_TYPES = ("llama", "mistral")
 BLOCK_OUTPUTS = 32  # of a packed weight; IPEX's fused operations cannot leave a part of one out
 
 
@@ -55,6 +57,12 @@ def put_parameter(model: Any, name: str, tensor: Tensor) -> None:
 
 def _refuse_shapes(config: ModelConfig) -> None:
     """IPEX would fail in the middle of a batch, or compute something else."""
+    turns_partly = config.rope.rotary_share != 1.0
+    if config.model_type not in MODEL_TYPES or config.kinds or turns_partly:
+        raise UnsupportedModel(
+            f"the ipex backend has {' and '.join(MODEL_TYPES)} whose layers are all alike, not "
+            f"{config.model_type} as it is here: use the native backend"
+        )
     if config.hidden_size != config.num_heads * config.head_dim:
         raise UnsupportedModel(
             f"IPEX cannot compute {config.num_heads} heads of {config.head_dim} in a model of "
@@ -79,20 +87,24 @@ def _settings(config: ModelConfig, context_tokens: int) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "max_position_embeddings": min(config.max_position_embeddings, context_tokens),
         "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
+        "rope_theta": config.rope.theta,
         "tie_word_embeddings": config.tie_word_embeddings,
         # IPEX's `generate` would end answers at these also where the call asks for other ends.
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
     }
     if config.model_type == "mistral":
         return {**settings, "sliding_window": None}
-    settings |= {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}
-    return {**settings, "rope_scaling": _rope_scaling(config.rope_scaling)}
+    settings |= {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias}
+    return {**settings, "rope_scaling": _rope_scaling(config.rope.scaling)}
 
 
 def _rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
     if scaling is None:
         return None
+    if not isinstance(scaling, Llama3Scaling):
+        raise UnsupportedModel(
+            "the ipex backend knows the rope scaling of Llama 3 alone: use the native backend"
+        )
     return {
         "rope_type": "llama3",
         "factor": scaling.factor,

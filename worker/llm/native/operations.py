@@ -8,7 +8,7 @@ from torch import Tensor
 from worker.llm.config import ModelConfig
 from worker.llm.kv_cache import KVCache
 from worker.llm.native.kernels import BLOCK_TOKENS, HEAD_DIMS, WIDTH_MULTIPLE, Kernels
-from worker.llm.operations import Attention
+from worker.llm.operations import Attention, HeadNorms
 from worker.llm.packed import PackedInput, Span
 from worker.llm.rotary import rotary_frequencies, rotation
 from worker.llm.rows import Rows
@@ -18,6 +18,12 @@ def fits(config: ModelConfig, dtype: torch.dtype) -> bool:
     """Whether the kernels are made for a model of this shape."""
     return (
         dtype is torch.bfloat16
+        and not config.kinds  # one rope, no windows
+        and config.rope.rotary_share == 1.0
+        and config.head_norm is None
+        and config.norms == "before"
+        and config.activation == "silu"
+        and config.attention_softcap is None
         and config.head_dim in HEAD_DIMS
         and config.hidden_size % WIDTH_MULTIPLE == 0
         and config.intermediate_size % WIDTH_MULTIPLE == 0
@@ -30,7 +36,7 @@ class NativeOperations:
     def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
         self._config = config
         self._kernels = kernels
-        self._frequencies = rotary_frequencies(config)  # (d / 2,)
+        self._frequencies = rotary_frequencies(config.rope, config.head_dim)  # (d / 2,)
 
     def attention(self, packed: PackedInput, cache: KVCache) -> Attention:
         """Lay out the step's spans and block tables once for all layers.
@@ -38,12 +44,12 @@ class NativeOperations:
         Raises ValueError for blocks that the cache does not have, or of another size.
         """
         kernels, heads = self._kernels, self._config.num_heads
-        cos, sin = rotation(packed.positions, self._frequencies)  # (T, d / 2)
+        cos, sin = rotation(packed.positions, self._frequencies, self._config.rope)  # (T, d / 2)
         slots = packed.slots.to(torch.int32)
         spans, tables = _layout(packed.spans)
         _check_blocks(tables, cache)
 
-        def run(layer: int, qkv: Rows, *, quantize: bool) -> Rows:
+        def run(layer: int, qkv: Rows, norms: HeadNorms | None, *, quantize: bool) -> Rows:  # noqa: ARG001
             keys, values = self._blocks(cache.keys[layer]), self._blocks(cache.values[layer])
             queries = kernels.rotate_and_cache(
                 qkv, cos=cos, sin=sin, slots=slots, keys=keys, values=values, heads=heads

@@ -1,6 +1,6 @@
-"""The native backend: the engine over the Llama of this project, with text on both sides.
+"""A backend over the engine: text on both sides, continuous batching between.
 
-The only backend module that imports torch; it is imported in the engine process alone.
+Which model computes is the business of `paged_models.py`. Imported in the engine process alone.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from secrets import randbelow
-
-import torch
 
 from models.errors import RequestRefused
 from models.generation import Refusal
@@ -20,6 +18,7 @@ from worker.backends.base import Description, Prepared
 from worker.backends.kv_memory import CacheDemand, blocks_in, blocks_in_free_memory
 from worker.backends.machine import free_memory_bytes, total_memory_bytes
 from worker.backends.messages import Add, Delta, Finished
+from worker.backends.paged_models import LoadedModel, PagedModel
 from worker.backends.process_config import EngineProcessConfig
 from worker.backends.resolution import Limits, check_prompt, resolve
 from worker.engine.config import EngineConfig
@@ -30,9 +29,7 @@ from worker.engine.request import EngineRequest, SamplingParams, StopRules
 from worker.llm.artifact import Artifact
 from worker.llm.generation_defaults import GenerationDefaults, read_generation_defaults
 from worker.llm.kv_cache import KVCache, block_bytes
-from worker.llm.llama import Llama
-from worker.llm.loading import load_model
-from worker.llm.native.kernels import BLOCK_TOKENS, OpenedKernels, open_kernels
+from worker.llm.native.kernels import BLOCK_TOKENS
 from worker.llm.tokenizer import Tokenizer
 
 _NO_NUMBERS = Refusal(
@@ -43,7 +40,7 @@ _NO_NUMBERS = Refusal(
 )
 
 
-class NativeBackend:
+class EngineBackend:
     """See worker.backends.base.Backend for who may call what."""
 
     def __init__(
@@ -158,21 +155,30 @@ def _sampling(params: DecodingParams, seed: int) -> SamplingParams:
     )
 
 
-def load_native(config: EngineProcessConfig, artifact: Artifact) -> NativeBackend:
-    """Load an artifact and size the KV cache for it; raises ModelError and SettingsError."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    tokenizer = Tokenizer.load(artifact.folder)
-    kernels = open_kernels(config.kernel_cache)
-    model = load_model(artifact, kernels.library)
+def build_backend(
+    config: EngineProcessConfig, artifact: Artifact, loaded: LoadedModel
+) -> EngineBackend:
+    """An engine for a loaded model, its KV cache sized for it; raises SettingsError, ModelError."""
+    model = loaded.model
     limits, demand = _plan(config, model)
-    facts = _describe(artifact, model, limits, demand, kernels)
+    facts = Description(
+        architecture=model.config.architecture,
+        weights=artifact.weights,
+        artifact_digest=artifact.digest,
+        vocab_size=model.config.vocab_size,
+        context_tokens=limits.context_tokens,
+        kv_cache_tokens=limits.cache_tokens,
+        kv_cache_bytes=limits.num_blocks * demand.block_bytes,
+        max_sequences=limits.max_sequences,
+        kernels=loaded.kernels,
+    )
     cache = KVCache(model.config, limits.num_blocks, limits.block_tokens, model.compute_dtype)
     engine = Engine(model, cache, limits)
-    return NativeBackend(engine, tokenizer, read_generation_defaults(artifact.folder), facts)
+    defaults = read_generation_defaults(artifact.folder)
+    return EngineBackend(engine, Tokenizer.load(artifact.folder), defaults, facts)
 
 
-def _plan(config: EngineProcessConfig, model: Llama) -> tuple[EngineConfig, CacheDemand]:
+def _plan(config: EngineProcessConfig, model: PagedModel) -> tuple[EngineConfig, CacheDemand]:
     shape = model.config
     context_tokens = shape.max_position_embeddings
     max_sequences = min(config.max_sequences, config.step_tokens)
@@ -197,25 +203,3 @@ def _plan(config: EngineProcessConfig, model: Llama) -> tuple[EngineConfig, Cach
         prefix_cache=config.prefix_cache,
     )
     return limits, demand
-
-
-def _describe(
-    artifact: Artifact,
-    model: Llama,
-    limits: EngineConfig,
-    demand: CacheDemand,
-    kernels: OpenedKernels,
-) -> Description:
-    return Description(
-        architecture=model.config.architecture,
-        weights=artifact.weights,
-        artifact_digest=artifact.digest,
-        vocab_size=model.config.vocab_size,
-        context_tokens=limits.context_tokens,
-        kv_cache_tokens=limits.cache_tokens,
-        kv_cache_bytes=limits.num_blocks * demand.block_bytes,
-        max_sequences=limits.max_sequences,
-        kernels=kernels.described(
-            steps=model.has_compiled_steps, matmuls=model.has_compiled_matmuls
-        ),
-    )

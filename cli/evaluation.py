@@ -1,0 +1,182 @@
+"""Measures kinds of weights and backends of one model beside each other.
+
+Every candidate answers the same prompts through the same engine process as in a worker, and scores
+the same texts in a process of its own. Candidates take turns, so that whatever else the machine
+does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.candidates import Candidate
+from cli.display import say
+from cli.run_steps import RunPlan, execute
+from cli.submission import InputOptions, open_lines
+from models.errors import InputError
+from models.model_key import ModelKey
+
+if TYPE_CHECKING:
+    from cli.summary import RunSummary
+    from models.settings import Settings
+    from worker.backends.scoring_messages import ScoredText, ScoringResult
+
+_PERCENT = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPlan:
+    """What one command line asks for."""
+
+    candidates: Sequence[Candidate]
+    reference: Candidate
+    prompts: InputOptions | None
+    expected: Mapping[str, str]  # answers by custom_id; may be empty
+    text: str | None
+    trials: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was found of one candidate; None where nothing was asked that would show it."""
+
+    candidate: Candidate
+    artifact_bytes: int
+    load_s: float | None = None
+    peak_rss_bytes: int | None = None
+    tokens_per_second: Sequence[float] = ()  # of each trial
+    failed: int | None = None
+    exact_percent: float | None = None
+    perplexity: float | None = None
+    agreement_percent: float | None = None
+
+    @property
+    def speed(self) -> float | None:
+        """The median of the trials, in output tokens per second."""
+        return statistics.median(self.tokens_per_second) if self.tokens_per_second else None
+
+
+@dataclass(slots=True)
+class _Found:
+    runs: list[RunSummary] = field(default_factory=list)
+    exact_percent: float | None = None
+    scores: ScoringResult | None = None
+
+
+def evaluate(
+    settings: Settings, plan: EvaluationPlan, keys: Mapping[Candidate, ModelKey], folder: Path
+) -> list[Evaluation]:
+    """Measure all candidates, in the order of the plan; `folder` takes answers and a database.
+
+    Raises what running and scoring raise, InputError when there is nothing to score.
+    """
+    found = {candidate: _Found() for candidate in plan.candidates}
+    if plan.prompts is not None:
+        for trial in range(plan.trials):
+            for candidate in plan.candidates:
+                say(f"trial {trial + 1} of {plan.trials}: {candidate}")
+                _run(settings, plan, keys[candidate], candidate, found[candidate], folder)
+    if plan.text is not None or plan.expected:
+        for candidate in plan.candidates:
+            say(f"scoring: {candidate}")
+            found[candidate].scores = _score(settings, plan, keys[candidate], candidate)
+    reference = found[plan.reference].scores
+    return [
+        _summed_up(settings, keys[each], each, found[each], reference) for each in plan.candidates
+    ]
+
+
+def _run(
+    settings: Settings,
+    plan: EvaluationPlan,
+    key: ModelKey,
+    candidate: Candidate,
+    found: _Found,
+    folder: Path,
+) -> None:
+    if plan.prompts is None:
+        raise ValueError("there are no prompts")
+    output = folder / f"{candidate.weights}-{candidate.backend}.jsonl"
+    run = RunPlan(
+        input=plan.prompts,
+        output=output,
+        errors=output.with_suffix(".errors.jsonl"),
+        model=key.name,
+        weights=key.weights,
+        fresh=True,
+        quiet=True,
+    )
+    mine = candidate.settings(settings).model_copy(
+        update={"database_url": f"sqlite:///{folder / 'evaluation.db'}", "broker_url": None}
+    )
+    found.runs.append(execute(mine, run))
+    if plan.expected:
+        found.exact_percent = exact_percent(output, plan.expected)
+
+
+def exact_percent(output: Path, expected: Mapping[str, str]) -> float:
+    """How many of the expected answers an output file has, but for spaces around them."""
+    from cli.answers import read_answers
+
+    answers = read_answers(output)
+    right = sum(answers.get(custom_id) == answer for custom_id, answer in expected.items())
+    return _PERCENT * right / len(expected)
+
+
+def _score(
+    settings: Settings, plan: EvaluationPlan, key: ModelKey, candidate: Candidate
+) -> ScoringResult:
+    from worker.backends.scoring_messages import ScoringJob
+    from worker.backends.scoring_process import run_scoring
+    from worker.spawning import engine_config
+
+    mine = candidate.settings(settings)
+    job = ScoringJob(config=engine_config(mine, key), texts=_texts(mine, plan, key))
+    return run_scoring(job)
+
+
+def _texts(settings: Settings, plan: EvaluationPlan, key: ModelKey) -> tuple[ScoredText, ...]:
+    """The text alone where one was given, else the expected answers after their prompts."""
+    from models.wire.lines import AcceptedLine
+    from worker.backends.scoring_messages import ScoredText
+
+    if plan.text is not None:
+        return (ScoredText(text=plan.text),)
+    if plan.prompts is None:
+        raise InputError("expected answers need their prompts: give --prompts FILE")
+    _, lines = open_lines(settings, plan.prompts, key)
+    accepted = [line for line in lines if isinstance(line, AcceptedLine)]
+    return tuple(
+        ScoredText(prompt=line.prompt, text=plan.expected[line.custom_id])
+        for line in accepted
+        if line.custom_id in plan.expected
+    )
+
+
+def _summed_up(
+    settings: Settings,
+    key: ModelKey,
+    candidate: Candidate,
+    found: _Found,
+    reference: ScoringResult | None,
+) -> Evaluation:
+    from cli.context import open_registry
+
+    entry = open_registry(candidate.settings(settings)).entry(key)
+    scores, runs = found.scores, found.runs
+    agreement = None if scores is None or reference is None else scores.agreement(reference)
+    return Evaluation(
+        candidate=candidate,
+        artifact_bytes=entry.bytes,
+        load_s=statistics.median(run.seconds_load for run in runs) if runs else None,
+        peak_rss_bytes=max(run.peak_rss_bytes for run in runs) if runs else None,
+        tokens_per_second=[run.figures.tokens_per_second for run in runs],
+        failed=runs[-1].figures.failed if runs else None,
+        exact_percent=found.exact_percent,
+        perplexity=None if scores is None else scores.perplexity,
+        agreement_percent=None if agreement is None else _PERCENT * agreement,
+    )

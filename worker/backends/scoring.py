@@ -1,0 +1,88 @@
+"""The scoring process: `python -m worker.backends.scoring --parent PID`, a job on stdin.
+
+Its last line on stdout is the ScoringResult, or the error as a Failed message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+
+from models.errors import InputError, NightshiftError
+from models.generation import Frozen
+from worker.backends.messages import Failed, to_line
+from worker.backends.paged_models import load_paged_model, open_for
+from worker.backends.scoring_messages import ScoredText, ScoringJob, ScoringResult
+from worker.backends.server import tie_to_parent
+from worker.llm.perplexity import Passage, score_passage
+from worker.llm.tokenizer import Tokenizer
+
+# Of a text that stands alone: longer ones are cut, so that all models see the same beginnings.
+WINDOW_TOKENS = 1024
+
+
+def score(job: ScoringJob) -> ScoringResult:
+    """Load the model and score all texts; raises ModelError, and InputError for unusable texts."""
+    began_s = time.monotonic()
+    artifact = open_for(job.config)
+    model = load_paged_model(job.config, artifact).model
+    load_s = time.monotonic() - began_s
+    tokenizer = Tokenizer.load(artifact.folder)
+    context_tokens = model.config.max_position_embeddings
+    likelihoods: list[float] = []
+    likeliest: list[int] = []
+    for text in job.texts:
+        for passage in passages(text, tokenizer, context_tokens):
+            found = score_passage(model, passage)
+            likelihoods += found.log_likelihoods
+            likeliest += found.likeliest
+    if not likelihoods:
+        raise InputError("the texts have nothing to score: give at least two tokens")
+    return ScoringResult(
+        tokens=len(likelihoods),
+        log_likelihood=math.fsum(likelihoods),
+        likeliest=tuple(likeliest),
+        load_s=load_s,
+    )
+
+
+def passages(text: ScoredText, tokenizer: Tokenizer, context_tokens: int) -> list[Passage]:
+    """What is read for one text: a prompt with its answer, or windows of a text alone.
+
+    Raises InputError for an answer that the model's context cannot hold with its prompt.
+    """
+    if text.prompt is not None:
+        prompt_ids = list(tokenizer.encode(text.prompt))
+        ids = prompt_ids + tokenizer.encode_continuation(text.text)
+        if len(ids) > context_tokens:
+            raise InputError(
+                f"a prompt and its answer have {len(ids)} tokens, and the model's context holds "
+                f"{context_tokens}: leave that prompt out"
+            )
+        return [Passage(ids, len(prompt_ids))] if prompt_ids and len(ids) > len(prompt_ids) else []
+    ids = tokenizer.encode_text(text.text)
+    window = min(WINDOW_TOKENS, context_tokens)
+    windows = [ids[start : start + window] for start in range(0, len(ids), window)]
+    return [Passage(part, 1) for part in windows if len(part) > 1]
+
+
+def main() -> None:
+    """Score the job on stdin."""
+    parser = argparse.ArgumentParser(description="Scoring process; started by `evaluate`.")
+    parser.add_argument("--parent", type=int, required=True)
+    tie_to_parent(parser.parse_args().parent)
+    answer_fd = os.dup(1)
+    os.dup2(2, 1)  # what libraries print goes to the log
+    try:
+        answer: Frozen = score(ScoringJob.model_validate_json(sys.stdin.read()))
+    except NightshiftError as exc:
+        answer = Failed(error=type(exc).__name__, message=str(exc))
+    with os.fdopen(answer_fd, "wb") as stdout:
+        stdout.write(to_line(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Architectures of transformers on this project's weights, cache and engine."""
