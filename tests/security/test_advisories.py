@@ -14,12 +14,16 @@ from packaging.version import Version
 from tests.documents import ROOT
 
 TABLE: dict[str, list[dict[str, Any]]] = tomllib.loads((ROOT / "docs/advisories.toml").read_text())
-PINS = {
-    name.lower().replace("_", "-"): version
-    for name, version in re.findall(
-        r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE
-    )
-}
+IPEX_PAGE = (ROOT / "docs/ipex.md").read_text(encoding="utf-8")
+
+
+def pins_of(file: str) -> dict[str, str]:
+    """Versions by name."""
+    found = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / file).read_text(), flags=re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+PINS = pins_of("constraints.txt")
 
 
 def test_no_pin_has_a_known_fault() -> None:
@@ -31,6 +35,12 @@ def test_what_must_never_be_here_is_not() -> None:
     installed = {each.name.lower().replace("_", "-") for each in distributions()}
     assert "kernels" in never
     assert never & (PINS.keys() | installed) == set()
+
+
+def test_the_faults_that_come_with_ipex_are_named_one_by_one() -> None:
+    said = set(re.findall(r"^\| `\S+` \| (\S+) \|", IPEX_PAGE, flags=re.MULTILINE))
+    assert said == set(faults(pins_of("constraints-ipex.txt")))
+    assert "kernels" not in pins_of("constraints-ipex.txt")
 
 
 @pytest.mark.parametrize("advisory", TABLE["advisory"], ids=lambda each: each["id"])
@@ -46,7 +56,11 @@ def test_each_advisory_would_be_found(advisory: dict[str, str]) -> None:
 
 def faults(pins: Mapping[str, str]) -> list[str]:
     """The ids of the advisories that a pinned version falls under."""
-    return [each["id"] for each in TABLE["advisory"] if is_affected(each, pins[each["package"]])]
+    return [
+        each["id"]
+        for each in TABLE["advisory"]
+        if each["package"] in pins and is_affected(each, pins[each["package"]])
+    ]
 
 
 def is_affected(advisory: Mapping[str, str], version: str) -> bool:
