@@ -17,6 +17,7 @@ from cli import (
     generate,
     keys,
     models,
+    plan,
     results,
     run,
     serve,
@@ -46,6 +47,7 @@ def build_command() -> Command:
     for command in (batches.cancel, batches.retry, batches.pause, batches.resume):
         app.command()(command)
     app.command()(worker.worker)
+    app.command()(plan.plan)
     app.command()(serve.serve)
     app.command()(generate.generate)
     app.add_typer(_models(), name="model")
