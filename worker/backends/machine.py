@@ -13,6 +13,7 @@ import psutil
 from worker.backends.cgroups import cpu_quotas, memory_left_bytes, memory_limits_bytes
 
 SYSTEM_ROOT = Path("/")
+CPU_FOLDER = Path("sys/devices/system/cpu")
 
 
 def usable_cores(root: Path = SYSTEM_ROOT) -> int:
@@ -20,10 +21,20 @@ def usable_cores(root: Path = SYSTEM_ROOT) -> int:
 
     Two hyperthreads of one core share its vector units, so they count as one.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    physical = psutil.cpu_count(logical=False) or allowed or 1
-    cores = min(allowed or 1, physical)
+    if hasattr(os, "sched_getaffinity"):
+        cores = len({hyperthreads_of(root, cpu) or str(cpu) for cpu in os.sched_getaffinity(0)})
+    else:
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return max(1, min([cores, *map(int, cpu_quotas(root))]))
+
+
+def hyperthreads_of(root: Path, cpu: int) -> str:
+    """The CPUs of the same core, as the kernel lists them; empty where it does not tell."""
+    path = root / CPU_FOLDER / f"cpu{cpu}/topology/thread_siblings_list"
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def free_memory_bytes(root: Path = SYSTEM_ROOT) -> int:

@@ -14,11 +14,10 @@ from pathlib import Path
 import psutil
 
 from worker.backends.cgroups import cpu_quotas, memory_left_bytes, memory_limits_bytes
-from worker.backends.machine import SYSTEM_ROOT
+from worker.backends.machine import CPU_FOLDER, SYSTEM_ROOT, hyperthreads_of
 from worker.planning.cpu_lists import parse_cpus
 from worker.planning.description import Cache, Core, Machine, Node
 
-_CPUS = Path("sys/devices/system/cpu")
 _NODES = Path("sys/devices/system/node")
 _CACHE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # What a node gives without swapping; the kernel tells it of the whole machine only.
@@ -44,7 +43,7 @@ def read_machine(root: Path = SYSTEM_ROOT) -> Machine:
 
 def _allowed_cpus(root: Path) -> tuple[int, ...]:
     listed = _fields(_read(root / "proc/self/status")).get("Cpus_allowed_list", "")
-    online = parse_cpus(_read(root / _CPUS / "online"))
+    online = parse_cpus(_read(root / CPU_FOLDER / "online"))
     cpus = parse_cpus(listed)
     if online:
         cpus = tuple(cpu for cpu in cpus if cpu in online)
@@ -66,7 +65,7 @@ def _nodes(root: Path, allowed: Iterable[int], free_bytes: int) -> Iterator[Node
 def _cores(root: Path, cpus: Iterable[int]) -> tuple[Core, ...]:
     siblings: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for cpu in sorted(cpus):
-        listed = parse_cpus(_read(root / _CPUS / f"cpu{cpu}/topology/thread_siblings_list"))
+        listed = parse_cpus(hyperthreads_of(root, cpu))
         siblings[listed or (cpu,)].append(cpu)
     return tuple(Core(tuple(own), _cache_group(root, own[0])) for own in siblings.values())
 
@@ -95,7 +94,7 @@ def _caches(root: Path, cpus: Iterable[int]) -> Iterator[Cache]:
 
 
 def _cache_folders(root: Path, cpu: int) -> Iterator[Path]:
-    for folder in sorted((root / _CPUS / f"cpu{cpu}/cache").glob("index[0-9]*")):
+    for folder in sorted((root / CPU_FOLDER / f"cpu{cpu}/cache").glob("index[0-9]*")):
         if _read(folder / "type").strip() != "Instruction":
             yield folder
 
