@@ -131,17 +131,18 @@ class _Place:
             self._ended(self._process.wait())
 
     def _start(self) -> None:
-        member = self._member
-        with _running_on(member.cpus):
-            self._process = subprocess.Popen(
-                member.command,
-                env=dict(member.environment),
-                stdin=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C in the terminal is for this process alone
-            )
         self._started_at = time.monotonic()
-        told = {"instance": member.number, "pid": self._process.pid, "cpus": list(member.cpus)}
-        _log.info("worker process started", extra=told)
+        try:
+            self._process = _spawn(self._member)
+        except OSError as exc:  # for want of memory or processes, which may pass
+            self._start_later(f"a worker process cannot be started: {exc}")
+            return
+        pid, cpus = self._process.pid, list(self._member.cpus)
+        _log.info("worker process started", extra={**self._told, "pid": pid, "cpus": cpus})
+
+    @property
+    def _told(self) -> dict[str, object]:
+        return {"instance": self._member.number}
 
     def _ended(self, code: int) -> None:
         if self._process is not None and self._process.stdin is not None:
@@ -149,17 +150,31 @@ class _Place:
         self._process = None
         as_asked = self._is_draining and code == -signal.SIGTERM  # before it could drain
         self.exit_code = 0 if as_asked else code if code >= 0 else 128 - code
-        told = {"instance": self._member.number, "exit_code": self.exit_code}
         if self._is_draining or self.exit_code in _FOR_GOOD:
             self._is_left = True
             level = logging.ERROR if self.exit_code else logging.INFO
+            told = {**self._told, "exit_code": self.exit_code}
             _log.log(level, "worker process ended", extra=told)
-            return
+        else:
+            self._start_later("worker process failed; starting it again")
+
+    def _start_later(self, why: str) -> None:
         settled = time.monotonic() - self._started_at >= self._pauses.settled_s
         self._failures = 1 if settled else self._failures + 1
         pause_s = self._pauses.after(self._failures)
         self._start_at = time.monotonic() + pause_s
-        _log.error("worker process failed; starting it again", extra={**told, "pause_s": pause_s})
+        told = {**self._told, "exit_code": self.exit_code, "pause_s": pause_s}
+        _log.error("%s", why, extra=told)
+
+
+def _spawn(member: Member) -> subprocess.Popen[bytes]:
+    with _running_on(member.cpus):
+        return subprocess.Popen(
+            member.command,
+            env=dict(member.environment),
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal is for this process alone
+        )
 
 
 @contextmanager

@@ -68,6 +68,20 @@ def test_who_crashes_is_started_again(tmp_path: Path) -> None:
     assert fleet(program).run(once(lambda: starts(told) >= 3)) == 128 + 9
 
 
+def test_a_program_that_cannot_be_started_now_is_tried_again(tmp_path: Path) -> None:
+    program, told = tmp_path / "program", tmp_path / "told"
+    member = Member(1, (str(program),), os.environ, tuple(os.sched_getaffinity(0)))
+    asked = iter(range(1_000_000))
+
+    def should_stop() -> bool:
+        if next(asked) == 3:
+            program.write_text(f"#!{sys.executable}\n{noting(told, WAIT_FOR_EOF)}\n")
+            program.chmod(0o755)
+        return starts(told) == 1
+
+    assert Fleet([member], kill_after_s=LIMIT_S, pauses=QUICK).run(once(should_stop)) == 0
+
+
 @pytest.mark.parametrize("code", [0, 2, 3, 5])
 def test_who_would_end_in_the_same_way_again_is_not(code: int, tmp_path: Path) -> None:
     told = tmp_path / "told"
