@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from models.errors import UnsupportedModel
 from models.model_key import Weights
 from tests.cli.demo import MODEL
 from worker.llm.add import add_model
@@ -13,15 +15,28 @@ from worker.llm.config import read_model_config
 from worker.llm.convert import compute_dtype
 from worker.llm.kv_cache import block_bytes
 from worker.llm.registry import Registry
-from worker.planning.demand import demand_of, kv_bytes_per_token
+from worker.planning.cache_shape import CacheShape, read_cache_shape
+from worker.planning.demand import demand_of
 
 
 @pytest.mark.parametrize("weights", list(Weights))
 def test_a_token_takes_what_it_takes_in_the_cache(weights: Weights) -> None:
     config = read_model_config(MODEL)
-    assert 16 * kv_bytes_per_token(config, weights) == block_bytes(
-        config, 16, compute_dtype(weights)
-    )
+    token_bytes = read_cache_shape(MODEL).bytes_per_token(weights)
+    assert 16 * token_bytes == block_bytes(config, 16, compute_dtype(weights))
+
+
+def test_a_family_that_is_not_built_is_read_by_the_usual_names(tmp_path: Path) -> None:
+    config = {"model_type": "other", "num_attention_heads": 8, "hidden_size": 64}
+    config |= {"num_hidden_layers": 3, "max_position_embeddings": 128}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    assert read_cache_shape(tmp_path) == CacheShape(3, 8, 8, 128)
+    path.write_text(json.dumps({**config, "num_key_value_heads": 2, "head_dim": 16}))
+    assert read_cache_shape(tmp_path) == CacheShape(3, 2, 16, 128)
+    path.write_text(json.dumps({"model_type": "other", "n_head": 8}))
+    with pytest.raises(UnsupportedModel, match="gives no num_attention_heads"):
+        read_cache_shape(tmp_path)
 
 
 def test_a_registered_model_is_read_without_its_tensors(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.model_key import Weights
 from worker.backends.threads import SMALL_WEIGHTS_BYTES
 from worker.llm.artifact import Artifact, read_manifest
-from worker.llm.config import ModelConfig, read_model_config
 from worker.llm.registry import RegistryEntry
+from worker.planning.cache_shape import read_cache_shape
 
 # A worker and its engine without weights and KV cache: two Pythons, torch, a step's activations.
 PROCESSES_BYTES = 768 * 1024**2
@@ -63,24 +62,18 @@ class ModelDemand:
 def demand_of(
     entry: RegistryEntry, *, max_sequences: int, threads: int | None, kv_cache_bytes: int | None
 ) -> ModelDemand:
-    """The demand of a registered model; raises ArtifactError."""
+    """The demand of a registered model; raises ArtifactError, UnsupportedModel."""
     manifest = read_manifest(entry.folder)
-    config = read_model_config(entry.folder)
+    shape = read_cache_shape(entry.folder)
     return ModelDemand(
         name=str(entry.key),
         weight_bytes=_tensor_bytes(Artifact(entry.folder, manifest, manifest.digest)),
-        kv_bytes_per_token=kv_bytes_per_token(config, entry.key.weights),
-        context_tokens=config.max_position_embeddings,
+        kv_bytes_per_token=shape.bytes_per_token(entry.key.weights),
+        context_tokens=shape.context_tokens,
         max_sequences=max_sequences,
         threads=threads,
         kv_cache_bytes=kv_cache_bytes,
     )
-
-
-def kv_bytes_per_token(config: ModelConfig, weights: Weights) -> int:
-    """Keys and values of one token over all layers, in the type that the engine computes with."""
-    number_bytes = 4 if weights is Weights.FP32 else 2
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * number_bytes
 
 
 def _tensor_bytes(artifact: Artifact) -> int:
