@@ -56,6 +56,7 @@ RULES = (
         ("worker/backends",),
         (*QUEUE, *STORE, "models.settings", "worker.jobs", "worker.celery_app"),
     ),
+    Rule(("worker/planning",), (*QUEUE, *STORE, "models.settings", "worker.jobs")),
     # What runs beside an engine process has no use for a second copy of torch.
     Rule(
         (
@@ -67,6 +68,7 @@ RULES = (
             "worker/embedded.py",
             "worker/jobs",
             "worker/llm/registry.py",
+            "worker/planning",
             "worker/tasks.py",
         ),
         TORCH,
