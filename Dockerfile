@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Targets: `client` (submits and reads batches, upgrades the database) and `api`, both without torch,
-# and `worker`.
+# `worker`, and `worker-ipex`, the same over IPEX.
 
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -70,6 +70,27 @@ USER 10001
 VOLUME /data
 STOPSIGNAL SIGTERM
 # Loading a large model takes minutes; the check passes as soon as the worker has joined.
+HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
+    CMD ["python", "-m", "worker.health"]
+ENTRYPOINT ["nightshift"]
+CMD ["worker", "--help"]
+
+
+FROM base AS worker-ipex
+COPY constraints-ipex.txt ./
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install -c constraints-ipex.txt --extra-index-url "${TORCH_INDEX}" '.[ipex]' \
+    && pip uninstall --yes nightshift
+COPY models models
+COPY nightshift nightshift
+COPY worker worker
+COPY api api
+COPY cli cli
+RUN pip install --no-deps .
+COPY examples examples
+USER 10001
+VOLUME /data
+STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
     CMD ["python", "-m", "worker.health"]
 ENTRYPOINT ["nightshift"]

@@ -10,6 +10,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+IPEX_VENV := .venv-ipex
+IPEX_BIN := $(IPEX_VENV)/bin
 CODE := api cli models nightshift worker benchmarks tests tools
 PYTHON ?=
 TORCH_INDEX ?=
@@ -17,11 +19,12 @@ SEEDS ?= 100
 MINUTES ?= 120
 FUZZ_SECONDS ?= 300
 # Always with the pins; quietly, because a page of "Requirement already satisfied" hides the rest.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP_OPTIONS := --quiet --disable-pip-version-check \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS) -c constraints.txt
 
-.PHONY: help install demo serve test test-faults nemesis soak fuzz lint format servers bench \
-	bench-peers doctor lock clean
+.PHONY: help install install-ipex demo serve test test-faults test-ipex nemesis soak fuzz lint \
+	format servers bench bench-peers doctor lock lock-ipex clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +37,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt tests/api/previous_client.txt
 	$(PIP_INSTALL) --editable '.[worker,api,plot,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--target $(VENV)/openai-previous -r tests/api/previous_client.txt
+	@touch $@
+
+install-ipex: $(IPEX_VENV)/.installed  ## create .venv-ipex for the ipex backend, see docs/ipex.md
+
+$(IPEX_VENV)/.installed: pyproject.toml constraints-ipex.txt
+	@tools/create_venv.sh $(IPEX_VENV) $(PYTHON)
+	@echo "Installing into $(IPEX_VENV): with CUDA's libraries, which only TORCH_INDEX avoids, 7 GB."
+	$(IPEX_BIN)/python -m pip install $(PIP_OPTIONS) -c constraints-ipex.txt \
+		--editable '.[ipex,ipex-dev]'
 	@touch $@
 
 # The demo keeps its database and registry in the checkout, not in the user's data folder.
@@ -51,6 +63,9 @@ test: lint servers  ## check format, lint and types, then run all tests on real 
 
 test-faults: install servers  ## break real processes in every way that docs/reliability.md lists
 	$(BIN)/python -m pytest tests/faults -m "matrix or not matrix"
+
+test-ipex: install-ipex  ## quantize and run the demo model with the real IPEX
+	$(IPEX_BIN)/python -m pytest -c tests/ipex/pytest.ini --rootdir . tests/ipex
 
 nemesis: install servers  ## run random faults for a minute a seed: SEEDS=100
 	$(BIN)/python -m tests.faults.run_nemesis --seeds $(SEEDS) --report nemesis.json
@@ -86,7 +101,10 @@ doctor: install  ## show what works on this machine
 	$(BIN)/nightshift doctor
 
 lock:  ## write constraints.txt anew, from the newest versions that pyproject.toml allows
-	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $(PYTHON)
+	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $@ constraints.txt worker,api,plot,dev,fuzz $(PYTHON)
 
-clean:  ## remove what demo and tests left behind, and the caches; .venv stays
+lock-ipex:  ## write constraints-ipex.txt anew; torch and transformers stay where IPEX needs them
+	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $@ constraints-ipex.txt ipex,ipex-dev $(PYTHON)
+
+clean:  ## remove what demo and tests left behind, and the caches; .venv and .venv-ipex stay
 	rm -rf .nightshift demo-output*.jsonl nemesis.json soak.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from benchmarks.job import Setting
 from benchmarks.workloads import WORK_NAMES, Workload
 
 MODEL_WORKS = ("A", "B", "long", "single")
+LOWP_MODES = ("none", "fp16", "bf16", "int8")  # of IPEX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class EngineSpec:
     name: str
     runner: str  # module
     model: str  # what `prepare.py` makes for it
-    environment: str | None  # a file of benchmarks/environments; None: the project's own
+    # A file of benchmarks/environments; None: the project's own; "ipex": the project's for IPEX.
+    environment: str | None
     works: tuple[str, ...] = MODEL_WORKS
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
@@ -45,6 +47,7 @@ def _native(weights: str) -> EngineSpec:
         runner="benchmarks.engine_runner",
         model=f"nightshift-{weights}",
         environment=None,
+        works=(*MODEL_WORKS, "brief"),
         settings={"sequences": 96, "step_tokens": 512},
     )
 
@@ -91,6 +94,18 @@ def _llama_cpp(file_type: str) -> EngineSpec:
     )
 
 
+def _ipex(weights: str, lowp: str) -> EngineSpec:
+    return EngineSpec(
+        name=f"ipex-{weights}-{lowp}",
+        runner="benchmarks.peers.ipex_runner",
+        # Other weights serve all but int8 by int8, which cannot have zero points.
+        model=f"ipex-{weights}-{'int8' if weights == lowp else 'bf16'}",
+        environment="ipex",
+        works=("A", "brief"),
+        settings={"batch": 32, "lowp": lowp},
+    )
+
+
 _TRANSFORMERS = EngineSpec(
     name="transformers-bf16",
     runner="benchmarks.peers.transformers_runner",
@@ -116,19 +131,24 @@ ENGINES = {
         *(_openvino(weights) for weights in ("int8", "int4")),
         *(_llama_cpp(file_type) for file_type in ("q8_0", "q4_0")),
         _TRANSFORMERS,
+        *(_ipex(weights, lowp) for weights in ("int8", "int4") for lowp in LOWP_MODES),
     )
 }
 
 
 def choose_engines(text: str) -> list[EngineSpec]:
-    """Engines by name, comma-separated; `ours`, `peers` and `all` stand for several.
+    """Engines by name, comma-separated; `ours`, `peers`, `ipex` and `all` stand for several.
 
+    IPEX is in none of the others: where it lacks its kernels, one trial takes minutes.
     Raises ValueError that names what there is.
     """
+    ipex = [name for name, spec in ENGINES.items() if spec.environment == "ipex"]
+    others = [name for name in ENGINES if name not in ipex]
     groups = {
-        "all": list(ENGINES),
-        "ours": [name for name, spec in ENGINES.items() if spec.is_ours],
-        "peers": [name for name, spec in ENGINES.items() if not spec.is_ours],
+        "all": others,
+        "ours": [name for name in others if ENGINES[name].is_ours],
+        "peers": [name for name in others if not ENGINES[name].is_ours],
+        "ipex": ipex,
     }
     names = [name for part in text.split(",") for name in groups.get(part, [part])]
     _refuse_unknown(names, [*groups, *ENGINES], "engine")

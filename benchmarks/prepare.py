@@ -20,6 +20,7 @@ from benchmarks.workloads import Workload, build_short, build_workload, write_wo
 
 PROJECT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = PROJECT / "examples" / "demo-model"
+_IPEX_PYTHON = PROJECT / ".venv-ipex" / "bin" / "python"
 _DEMO_VOCABULARY = 256  # ids below this are ordinary tokens of every byte-level tokenizer
 
 
@@ -34,6 +35,9 @@ class Workshop:
         """The interpreter of an engine's environment, which is created when it is not there."""
         if spec.environment is None:
             return sys.executable
+        if spec.environment == "ipex":
+            _run(["make", "--no-print-directory", "install-ipex"])
+            return str(_IPEX_PYTHON)
         _run(["benchmarks/create_environment.sh", spec.environment])
         return str(self._environment(spec.environment) / "python")
 
@@ -59,6 +63,8 @@ class Workshop:
             return self._export_openvino(weights)
         if family == "gguf":
             return self._write_gguf(weights)
+        if family == "ipex":
+            return self._quantize_with_ipex(kind, *weights.split("-"))
         raise KeyError(kind)
 
     def _export_openvino(self, weights: str) -> Path:
@@ -68,6 +74,11 @@ class Workshop:
         command = [str(self._environment("openvino") / "optimum-cli"), "export", "openvino"]
         options += ["--model", str(self.model("bf16")), "--task", "text-generation-with-past"]
         return self._make(f"openvino-{weights}", [*command, *options])
+
+    def _quantize_with_ipex(self, kind: str, weights: str, lowp: str) -> Path:
+        group = "128" if weights == "int4" else "-1"
+        module = ["-m", "benchmarks.peers.ipex_model", str(self.model("bf16"))]
+        return self._make(kind, [str(_IPEX_PYTHON), *module, weights, lowp, group])
 
     def _write_gguf(self, file_type: str) -> Path:
         target = self._folder("models") / f"{file_type}.gguf"

@@ -49,6 +49,8 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape(name="1.1b", hidden=2048, intermediate=5632, layers=22, heads=32, kv_heads=4),
+        # For engines that would take minutes for a step of the larger one.
+        Shape(name="0.1b", hidden=768, intermediate=2048, layers=10, heads=12, kv_heads=4),
         # For looking whether every runner still works, in seconds; its speed means nothing.
         Shape(name="smoke", hidden=256, intermediate=512, layers=2, heads=4, kv_heads=2),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 VOCABULARY = 32000
 FIRST_ID = 10  # below are special tokens
-WORK_NAMES = ("A", "B", "long", "single", "short")
+WORK_NAMES = ("A", "B", "long", "single", "brief", "short")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ def build_workload(name: str) -> Workload:
         "B": Workload("B", b, _warmup(), shared_prefix_tokens=WORK_B.shared_prefix),
         "long": _fixed("long", seed=8, count=16, prompt=1500, output=64),
         "single": _fixed("single", seed=9, count=1, prompt=32, output=128),
+        # So little that an engine which is many times slower ends all the same.
+        "brief": _fixed("brief", seed=12, count=16, prompt=32, output=8),
     }
     return workloads[name]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 from tests.servers import PostgresServer, RedisServer, started
+
+# IPEX needs an old torch, so it has an environment of its own: `make test-ipex`.
+collect_ignore = [] if find_spec("intel_extension_for_pytorch") else ["ipex"]
 
 
 @pytest.fixture(scope="session", autouse=True)

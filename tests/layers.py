@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TORCH = ("torch", "transformers", "safetensors.torch")
+TORCH = ("torch", "transformers", "safetensors.torch", "intel_extension_for_pytorch")
 QUEUE = ("celery", "kombu", "redis")
 SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
 STORE = ("models.store", "models.database", "models.tables", "models.migrations")
@@ -67,6 +67,8 @@ RULES = (
             "worker/dispatcher.py",
             "worker/embedded.py",
             "worker/jobs",
+            "worker/llm/ipex/cpu.py",
+            "worker/llm/ipex/recipe.py",
             "worker/llm/registry.py",
             "worker/planning",
             "worker/tasks.py",

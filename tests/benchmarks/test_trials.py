@@ -91,7 +91,9 @@ def test_every_engine_has_its_runner_its_environment_and_works() -> None:
     for spec in ENGINES.values():
         assert importlib.util.find_spec(spec.runner) is not None
         assert set(spec.works) <= set(choose_works("all"))
-        if spec.environment is not None:
+        if spec.environment == "ipex":
+            assert (PROJECT / "constraints-ipex.txt").is_file()
+        elif spec.environment is not None:
             assert (PROJECT / "benchmarks/environments" / f"{spec.environment}.txt").is_file()
 
 
@@ -99,6 +101,9 @@ def test_engines_are_chosen_by_name_and_by_group() -> None:
     chosen = [spec.name for spec in choose_engines("vllm-w8a8,ours")]
     assert chosen[0] == "vllm-w8a8"
     assert set(chosen[1:]) == {name for name, spec in ENGINES.items() if spec.is_ours}
+    ipex = {spec.name for spec in choose_engines("ipex")}
+    assert ipex.isdisjoint(spec.name for spec in choose_engines("all,peers,ours"))
+    assert len(ipex) == 8
     with pytest.raises(ValueError, match="there is no engine 'vllm'; choose from all"):
         choose_engines("vllm")
     with pytest.raises(ValueError, match="there is no work 'C'; choose from all, A"):

@@ -13,6 +13,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,13 +89,41 @@ def write_artifact(
         from worker.llm.transformers.contents import transformers_contents
 
         contents = transformers_contents(source_folder, weights)
+    making = Making(
+        weights=weights, recipe=recipe(weights, backend), source=source, backend=backend
+    )
+    return write_contents(source_folder, destination, contents, making, progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How an artifact was made, for its manifest."""
+
+    weights: Weights
+    recipe: dict[str, str | int]
+    source: Source
+    backend: BackendName = BackendName.NATIVE
+    tools: tuple[str, ...] = ("torch", "safetensors", "transformers")  # distributions
+
+
+def write_contents(
+    source_folder: Path,
+    destination: Path,
+    contents: Contents,
+    making: Making,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Keep what was made of the model in `source_folder`, and all else that it has.
+
+    Appears whole or not at all; raises as `write_artifact`.
+    """
     with _storage_full_as_advice(destination), new_folder(destination) as folder:
         _copy_side_files(source_folder, folder)
         if has_tokenizer(source_folder):
             write_resolved(source_folder, folder)
         _write_json(folder / "config.json", contents.config)
         _write_tensors(_counted(contents.tensors, contents.n_tensors, progress), folder)
-        manifest = _manifest(folder, contents, weights, backend, source)
+        manifest = _manifest(folder, contents, making)
         (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return open_artifact(destination, verify=False)
 
@@ -161,18 +190,16 @@ def _native_contents(folder: Path, checkpoint: Checkpoint, weights: Weights) -> 
     )
 
 
-def _manifest(
-    folder: Path, contents: Contents, weights: Weights, backend: BackendName, source: Source
-) -> Manifest:
+def _manifest(folder: Path, contents: Contents, making: Making) -> Manifest:
     return Manifest(
-        weights=weights,
-        backend=backend,
+        weights=making.weights,
+        backend=making.backend,
         architecture=contents.architecture,
-        source=source,
-        recipe=recipe(weights, backend),
+        source=making.source,
+        recipe=making.recipe,
         tools={
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "safetensors", "transformers")},
+            **{name: version(name) for name in making.tools},
         },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         files={

@@ -66,13 +66,13 @@ def convert(
     """
     dtype = compute_dtype(weights)
     hidden = config.hidden_size
-    embedding = _checked(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
+    embedding = source_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
     yield "embedding.weight", embedding.to(dtype)
     for index in range(config.num_layers):
         yield from _convert_layer(config, weights, source, index)
     yield "norm.weight", _norm(config, source, "model.norm", hidden).to(dtype)
     if not config.tie_word_embeddings:
-        head = _checked(source, "lm_head.weight", (config.vocab_size, hidden))
+        head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, weights)
     elif weights in QUANTIZED:  # a tied head is quantized as well, beside the embedding
         yield from _stored("lm_head", embedding, None, weights)
@@ -103,11 +103,11 @@ def _convert_layer(
     for name, linear in linears(config, old).items():
         parts = linear.parts
         weight = _joined(
-            [_checked(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
+            [source_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
         )
         bias = None
         if linear.biased:
-            bias = _joined([_checked(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
+            bias = _joined([source_tensor(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
         if name == "qkv":
             weight, bias = _scaled_queries(config, weight, bias)
         yield from _stored(f"{new}.{name}", weight, bias, weights)
@@ -162,7 +162,7 @@ def linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
 
 def _norm(config: ModelConfig, source: TensorSource, name: str, width: int) -> Tensor:
     """The factors of an RMS norm in float32; Gemma's checkpoints hold them less one."""
-    return _checked(source, f"{name}.weight", (width,)).float() + config.adds_one_to_norms
+    return source_tensor(source, f"{name}.weight", (width,)).float() + config.adds_one_to_norms
 
 
 def _scaled_queries(
@@ -185,7 +185,8 @@ def _stored(
         yield f"{name}.bias", bias.to(compute_dtype(weights))
 
 
-def _checked(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
+def source_tensor(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A floating-point tensor of the shape that config.json asks for; raises UnsupportedModel."""
     tensor = source.tensor(name)
     if tuple(tensor.shape) != shape or not tensor.is_floating_point():
         raise UnsupportedModel(

@@ -13,6 +13,7 @@ from typing import Any
 
 from models.errors import UnsafeModel, UnsupportedModel
 from models.text.resolved import BACKEND_NAME, FACTS_NAME, ResolvedTokenizer, parse_resolved
+from worker.llm.plain_tokenizer import CLASS_NAME, is_plain, read_plain
 
 _SOURCE_NAMES = ("tokenizer.json", "tokenizer.model")
 
@@ -67,28 +68,35 @@ def _read_resolved(folder: Path) -> ResolvedTokenizer:
 
 
 def _resolve(folder: Path) -> ResolvedTokenizer:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    import transformers
 
     if not has_tokenizer(folder):
         raise UnsupportedModel(f"{folder} has no tokenizer.json: give a model with its tokenizer")
     _refuse_code(folder)
     try:
-        loaded = AutoTokenizer.from_pretrained(
+        if not hasattr(transformers, CLASS_NAME) and is_plain(folder):
+            return _whole(read_plain(folder))
+        loaded = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_fast=True
         )
     except Exception as exc:  # damaged files fail in every way there is
         raise _unusable(folder, exc, "give a model with a valid tokenizer.json") from exc
-    if not isinstance(loaded, PreTrainedTokenizerFast):
+    if not isinstance(loaded, transformers.PreTrainedTokenizerFast):
         raise UnsupportedModel(f"{folder} has no fast tokenizer: give a model with tokenizer.json")
-    backend: Any = loaded.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return ResolvedTokenizer(
-        backend,
+    resolved = ResolvedTokenizer(
+        loaded.backend_tokenizer,
         chat_template=_chat_template(loaded, folder),
         special_tokens=dict(loaded.special_tokens_map),
         eos_id=loaded.eos_token_id,
     )
+    return _whole(resolved)
+
+
+def _whole(resolved: ResolvedTokenizer) -> ResolvedTokenizer:
+    """The same; it neither cuts nor pads."""
+    resolved.backend.no_truncation()
+    resolved.backend.no_padding()
+    return resolved
 
 
 def _chat_template(loaded: Any, folder: Path) -> str | None:
