@@ -18,6 +18,7 @@ from cli import (
     generate,
     keys,
     models,
+    plan,
     results,
     run,
     serve,
@@ -47,6 +48,7 @@ def build_command() -> Command:
     for command in (batches.cancel, batches.retry, batches.pause, batches.resume):
         app.command()(command)
     app.command()(worker.worker)
+    app.command()(plan.plan)
     app.command()(serve.serve)
     app.command()(generate.generate)
     app.command()(evaluate.evaluate)

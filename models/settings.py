@@ -219,6 +219,19 @@ def variable_name(field: str) -> str:
     return ENV_PREFIX + field.upper()
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that give another process the same settings; the defaults are left out.
+
+    Secrets are in it: it is for an environment, not for a command line or a log.
+    """
+    given = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
+    return {variable_name(name): _text(value) for name, value in given.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     known = {variable_name(name): name for name in Settings.model_fields}

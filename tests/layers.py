@@ -56,6 +56,7 @@ RULES = (
         ("worker/backends",),
         (*QUEUE, *STORE, "models.settings", "worker.jobs", "worker.celery_app"),
     ),
+    Rule(("worker/planning",), (*QUEUE, *STORE, "models.settings", "worker.jobs")),
     # What runs beside an engine process has no use for a second copy of torch.
     Rule(
         (
@@ -69,6 +70,7 @@ RULES = (
             "worker/llm/ipex/cpu.py",
             "worker/llm/ipex/recipe.py",
             "worker/llm/registry.py",
+            "worker/planning",
             "worker/tasks.py",
         ),
         TORCH,

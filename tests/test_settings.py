@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.errors import SettingsError
-from models.settings import Settings, load_settings, variable_name
+from models.settings import Settings, environment_of, load_settings, variable_name
 
 
 def test_without_variables_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +153,15 @@ def test_every_field_has_a_variable_of_its_name() -> None:
     assert variable_name("lease_ttl_s") == "NIGHTSHIFT_LEASE_TTL_S"
     for name in Settings.model_fields:
         assert variable_name(name).removeprefix("NIGHTSHIFT_").lower() == name
+
+
+def test_another_process_gets_the_same_settings_by_its_environment() -> None:
+    settings = load_settings(
+        {"NIGHTSHIFT_API_KEY": "secret", "NIGHTSHIFT_WEBHOOKS": "1"},
+        home="/x",
+        compiled_kernels=False,
+        lease_ttl_s=80.5,
+    )
+    environ = environment_of(settings)
+    assert load_settings(environ) == settings
+    assert "NIGHTSHIFT_THREADS" not in environ

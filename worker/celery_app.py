@@ -23,6 +23,7 @@ from worker.celery_config import celery_config
 from worker.doorbell import CeleryDoorbell
 from worker.heap import hold_heap_thresholds
 from worker.jobs.engine_port import SpawnEngine
+from worker.lifeline import watch_lifeline
 from worker.logs import configure_logging
 from worker.redis_transport import harden_redis_transport
 from worker.service import WorkerService
@@ -52,7 +53,8 @@ class CeleryWorker:
         self, settings: Settings, model: ModelKey, *, spawn: SpawnEngine | None = None
     ) -> None:
         self._settings = settings
-        self._is_asked = False
+        self._has_signal = False
+        self._is_released = False
         self.app = create_app(settings, model=model)
         self.doorbell = CeleryDoorbell(self.app)
         self._watch = DeafnessWatch(lambda: self.doorbell.waiting(model))
@@ -82,14 +84,24 @@ class CeleryWorker:
     def stop(self) -> bool:
         """In Celery's main thread, after messages are no longer consumed.
 
-        Returns whether a signal asked for it and all went well: then the exit code is 0, also
-        for SIGINT, which Celery itself would end with 1.
+        Returns whether it was asked for and all went well: then the exit code is 0, also for
+        SIGINT, which Celery itself would end with 1.
         """
         self.service.ask_to_stop()
         if not self.service.join(self._settings.drain_timeout_s):
             _log.error("draining took too long; the leases will run out by themselves")
             os._exit(1)
-        return self._is_asked and self.service.exit_code == 0
+        is_asked = self._has_signal or self._is_released
+        return is_asked and self.service.exit_code == 0
+
+    def release(self) -> None:
+        """From any thread: drain, and end with 0 when that went well.
+
+        A signal that comes beside it is still the first one: it changes nothing.
+        """
+        self._is_released = True
+        self.service.ask_to_stop()
+        celery_state.should_stop = 0
 
     def _take(self, ring: Ring) -> None:
         with self._watch.hearing():
@@ -102,9 +114,10 @@ class CeleryWorker:
 
     def _asked_to_stop(self, how: str = "Warm", **_: Any) -> None:
         """Inside Celery's signal handler: the first signal drains, the next one ends at once."""
-        if how != "Warm" or self.service.is_stopping:
+        stops_already = self.service.is_stopping and not self._is_released
+        if how != "Warm" or self._has_signal or stops_already:
             os._exit(1)  # the engine dies with this process, and the leases run out
-        self._is_asked = True
+        self._has_signal = True
         self.service.ask_to_stop()
 
     def _ended(self, exit_code: int) -> None:
@@ -138,14 +151,23 @@ def _step_of(owner: CeleryWorker) -> type[bootsteps.StartStopStep]:
 
 
 def run_celery_worker(
-    settings: Settings, model: ModelKey, *, spawn: SpawnEngine | None = None
+    settings: Settings,
+    model: ModelKey,
+    *,
+    lifeline: int | None = None,
+    spawn: SpawnEngine | None = None,
 ) -> int:
     """Run a worker until a signal ends it; returns the exit code. `spawn` as in CeleryWorker.
+
+    The end of the pipe `lifeline` ends it, too.
 
     Raises BrokerUnavailable when the broker does not answer at the start, and what made the
     service leave: ModelError, EngineError, DatabaseUnavailable.
     """
     worker = CeleryWorker(settings, model, spawn=spawn)
+    if lifeline is not None:
+        drain_timeout_s = settings.drain_timeout_s
+        watch_lifeline(lifeline, worker.release, drain_timeout_s=drain_timeout_s)
     worker.doorbell.check()
     program = worker.app.Worker(
         quiet=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,14 @@ def test_without_limits_the_machine_counts(files: dict[str, str], tmp_path: Path
     assert total_memory_bytes(root) == total
     assert 0 < free_memory_bytes(root) <= total
     assert 1 <= usable_cores(root) <= (psutil.cpu_count() or 1)
+
+
+def test_hyperthreads_of_one_core_count_once(tmp_path: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    folder = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    whole = ",".join(map(str, cpus))
+    root = _write(tmp_path, {folder.format(cpu): f"{whole}\n" for cpu in cpus})
+    assert usable_cores(root) == 1
 
 
 def test_this_process_has_a_peak_of_memory() -> None:

@@ -187,7 +187,8 @@ def test_messages_that_make_no_sense_are_dropped(
     batch_id = submit(database, 20, max_tokens=4, chunk_requests=20)
     ring_all(database, redis_server)
     assert wait_for_end(database, batch_id).completed == 20
-    assert [record["malformed"] for record in worker.said("a message was dropped")][-1] == 8
+    dropped = worker.said("a message was dropped: not a chunk")
+    assert [record["malformed"] for record in dropped][-1] == 8
     assert worker.stop(signal.SIGTERM, timeout_s=DRAIN_LIMIT_S) == 0
 
 

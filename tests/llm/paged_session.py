@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import torch
+from transformers import PreTrainedModel
 
 from worker.backends.paged_models import PagedModel
 from worker.llm.kv_cache import KVCache
@@ -43,3 +44,23 @@ class Session:
 def random_sequences(lengths: list[int]) -> list[list[int]]:
     source = random.Random(11)
     return [[source.randrange(3, 97) for _ in range(length)] for length in lengths]
+
+
+def assert_logits_of(reference: PreTrainedModel, model: PagedModel, tolerance: float) -> None:
+    """Mixed chunks and decodes of several sequences give the logits of transformers."""
+    sequences = random_sequences([1, 9, 40, 75, 23])
+    with torch.no_grad():
+        expected = [
+            reference(torch.tensor([tokens]), use_cache=False).logits[0] for tokens in sequences
+        ]
+    session = Session(model, sequences)
+    source = random.Random(3)
+    while unfinished := [i for i, s in enumerate(sequences) if session.cached[i] < len(s)]:
+        lengths = {
+            i: min(source.choice([1, 1, 2, 7, 13]), len(sequences[i]) - session.cached[i])
+            for i in unfinished
+        }
+        logits = session.step(lengths)
+        wanted = torch.stack([expected[i][session.cached[i] - 1] for i in lengths])
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, wanted, atol=tolerance, rtol=tolerance)

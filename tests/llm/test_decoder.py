@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM
 
 from models.model_key import Weights
-from tests.llm.paged_session import BLOCK_TOKENS, Session, random_sequences
+from tests.llm.paged_session import BLOCK_TOKENS, Session, assert_logits_of, random_sequences
 from tests.llm.tiny_models import CONFIGURATIONS, in_memory, make_reference, save_reference
 from worker.llm.attention import MAX_GROUP_TOKENS, MAX_PADDING, plan_attention
 from worker.llm.config import ModelConfig
@@ -26,37 +24,7 @@ def test_mixed_chunks_and_decodes_give_the_logits_of_transformers(
 ) -> None:
     reference = make_reference(**CONFIGURATIONS[name])
     model = in_memory(save_reference(reference, tmp_path), Weights.FP32)
-    sequences = random_sequences([1, 9, 40, 75, 23])
-    with torch.no_grad():
-        expected = [reference(torch.tensor([tokens])).logits[0] for tokens in sequences]
-    session = Session(model, sequences)
-    source = random.Random(3)
-    while unfinished := [i for i, s in enumerate(sequences) if session.cached[i] < len(s)]:
-        lengths = {
-            i: min(source.choice([1, 1, 2, 7, 13]), len(sequences[i]) - session.cached[i])
-            for i in unfinished
-        }
-        logits = session.step(lengths)
-        wanted = torch.stack([expected[i][session.cached[i] - 1] for i in lengths])
-        assert logits.dtype == torch.float32
-        torch.testing.assert_close(logits, wanted, atol=2e-5, rtol=2e-5)
-
-
-def test_mistral_without_a_window_gives_the_logits_of_transformers(tmp_path: Path) -> None:
-    torch.manual_seed(9)
-    options = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 112, "head_dim": 24,
-               "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-               "max_position_embeddings": 256, "initializer_range": 0.15}  # fmt: skip
-    reference = MistralForCausalLM(MistralConfig(**options, sliding_window=None)).eval()
-    reference.save_pretrained(tmp_path)
-    (sequence,) = random_sequences([33])
-    with torch.no_grad():
-        expected = reference(torch.tensor([sequence])).logits[0]
-    session = Session(in_memory(tmp_path, Weights.FP32), [sequence])
-    for length in (20, 1, 5, 7):
-        logits = session.step({0: length})
-        wanted = expected[session.cached[0] - 1]
-        torch.testing.assert_close(logits[0], wanted, atol=2e-5, rtol=2e-5)
+    assert_logits_of(reference, model, 2e-5)
 
 
 @pytest.mark.parametrize("weights", [Weights.FP32, Weights.INT8])

@@ -6,18 +6,17 @@ test_config.py.
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from models.model_key import Weights
-from tests.llm.paged_session import Session, random_sequences
-from tests.llm.tiny_models import in_memory
-from worker.llm.config import parse_model_config, read_config_json, read_model_config
+from tests.llm.paged_session import Session, assert_logits_of, random_sequences
+from tests.llm.tiny_models import in_memory, make_model
+from worker.llm.config import kept_config, parse_model_config, read_config_json, read_model_config
 from worker.llm.families import FAMILIES
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
@@ -47,28 +46,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def make(kind: str, **options: Any) -> PreTrainedModel:
-    """A random model whose norms and biases matter."""
-    torch.manual_seed(7)
-    settings: dict[str, Any] = {
-        "vocab_size": 97,
-        "hidden_size": 64,
-        "intermediate_size": 112,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.15,
-    }
-    config = CONFIG_MAPPING[kind](**(settings | options))
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    return model.eval()
+def make(name: str) -> PreTrainedModel:
+    """The random model of that name."""
+    kind, options = MODELS[name]
+    return make_model(kind, **{"num_key_value_heads": 2, "max_position_embeddings": 256} | options)
 
 
 def test_every_family_is_compared() -> None:
@@ -79,31 +60,14 @@ def test_every_family_is_compared() -> None:
 def test_mixed_chunks_and_decodes_give_the_logits_of_transformers(
     name: str, tmp_path: Path
 ) -> None:
-    kind, options = MODELS[name]
-    reference = make(kind, **options)
+    reference = make(name)
     reference.save_pretrained(tmp_path)
-    model = in_memory(tmp_path, Weights.FP32)
-    sequences = random_sequences([1, 9, 40, 75, 23])
-    with torch.no_grad():
-        expected = [
-            reference(torch.tensor([tokens]), use_cache=False).logits[0] for tokens in sequences
-        ]
-    session = Session(model, sequences)
-    source = random.Random(3)
-    while unfinished := [i for i, s in enumerate(sequences) if session.cached[i] < len(s)]:
-        lengths = {
-            i: min(source.choice([1, 1, 2, 7, 13]), len(sequences[i]) - session.cached[i])
-            for i in unfinished
-        }
-        logits = session.step(lengths)
-        wanted = torch.stack([expected[i][session.cached[i] - 1] for i in lengths])
-        torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
+    assert_logits_of(reference, in_memory(tmp_path, Weights.FP32), 1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
-    kind, options = MODELS[name]
-    reference = make(kind, **options)
+    reference = make(name)
     reference.save_pretrained(tmp_path)
     prompts = random_sequences([5, 31])
     sequences = [list(prompt) for prompt in prompts]
@@ -128,8 +92,7 @@ def test_greedy_tokens_are_those_of_generate(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_int8_comes_close_and_int4_does_not_go_far(name: str, tmp_path: Path) -> None:
-    kind, options = MODELS[name]
-    make(kind, **options).save_pretrained(tmp_path)
+    make(name).save_pretrained(tmp_path)
     tokens = random_sequences([24])
     full = Session(in_memory(tmp_path, Weights.FP32), tokens).step({0: 24})[0]
     errors = {}
@@ -143,9 +106,6 @@ def test_int8_comes_close_and_int4_does_not_go_far(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_artifact_keeps_all_that_the_family_reads(name: str, tmp_path: Path) -> None:
-    from worker.llm.config import kept_config
-
-    kind, options = MODELS[name]
-    make(kind, **options).save_pretrained(tmp_path)
+    make(name).save_pretrained(tmp_path)
     raw = read_config_json(tmp_path)
     assert parse_model_config(kept_config(raw)) == read_model_config(tmp_path)

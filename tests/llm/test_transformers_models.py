@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import Module
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from models.backend_name import BackendName
 from models.errors import ArtifactError, NightshiftError, UnsafeModel, UnsupportedModel
 from models.model_key import Weights
-from tests.llm.paged_session import Session, random_sequences
+from tests.llm.paged_session import Session, assert_logits_of, random_sequences
+from tests.llm.tiny_models import make_model
 from worker.llm.artifact import Artifact, Source
 from worker.llm.artifact_writer import write_artifact
 from worker.llm.config import read_config_json
@@ -24,7 +24,6 @@ from worker.llm.transformers.checking import check_paged
 from worker.llm.transformers.checkpoint import read_checkpoint
 from worker.llm.transformers.loading import load_transformers_model
 
-VOCABULARY = 97
 # What the native decoder has not: other norms, activations, biases, positions, no gate, experts.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "cohere": {"num_key_value_heads": 2},
@@ -48,29 +47,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "minimax": ({"num_key_value_heads": 2}, "linear_attention"),
     "diffllama": ({"num_key_value_heads": 2}, "layers without attention"),
 }
-
-
-def make(kind: str, **options: Any) -> PreTrainedModel:
-    """A random model with weights large enough that logits differ clearly."""
-    torch.manual_seed(7)
-    settings: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": 112,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 256,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "initializer_range": 0.15,
-    }
-    config = CONFIG_MAPPING[kind](**(settings | options))
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name or "ln_" in name:
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    return model.eval()
 
 
 def write(model: PreTrainedModel, folder: Path, weights: Weights) -> Artifact:
@@ -99,20 +75,9 @@ def logits_of(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
 def test_mixed_chunks_and_decodes_give_the_logits_of_transformers(
     kind: str, tmp_path: Path
 ) -> None:
-    reference = make(kind, **ARCHITECTURES[kind])
+    reference = make_model(kind, **ARCHITECTURES[kind])
     model = load_transformers_model(write(reference, tmp_path, Weights.FP32), None)
-    sequences = random_sequences([1, 9, 40, 75, 23])
-    expected = [logits_of(reference, tokens) for tokens in sequences]
-    session = Session(model, sequences)
-    source = random.Random(3)
-    while unfinished := [i for i, s in enumerate(sequences) if session.cached[i] < len(s)]:
-        lengths = {
-            i: min(source.choice([1, 1, 2, 7, 13]), len(sequences[i]) - session.cached[i])
-            for i in unfinished
-        }
-        logits = session.step(lengths)
-        wanted = torch.stack([expected[i][session.cached[i] - 1] for i in lengths])
-        torch.testing.assert_close(logits, wanted, atol=5e-5, rtol=5e-5)
+    assert_logits_of(reference, model, 5e-5)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "llama", "phi"])
@@ -122,7 +87,7 @@ def test_int8_comes_close_and_int4_does_not_go_far(
     kind: str, *, compiled: bool, tied: bool, tmp_path: Path, kernels: Kernels
 ) -> None:
     options = ARCHITECTURES[kind] | {"tie_word_embeddings": tied, "hidden_size": 128}
-    reference = make(kind, **options)
+    reference = make_model(kind, **options)
     tokens = random_sequences([24])
     expected = logits_of(reference, tokens[0])[-1]
     errors = {}
@@ -141,12 +106,12 @@ def test_int8_comes_close_and_int4_does_not_go_far(
 def test_what_would_come_out_wrong_is_refused(kind: str, tmp_path: Path) -> None:
     options, reason = REFUSED[kind]
     with pytest.raises(UnsupportedModel, match=reason):
-        write(make(kind, **options), tmp_path, Weights.FP32)
+        write(make_model(kind, **options), tmp_path, Weights.FP32)
     assert not (tmp_path / "artifact").exists()
 
 
 def test_a_model_that_counts_positions_itself_is_refused(tmp_path: Path) -> None:
-    make("llama").save_pretrained(tmp_path)
+    make_model("llama").save_pretrained(tmp_path)
     model = read_checkpoint(tmp_path, read_config_json(tmp_path))
     check_paged(model)
 
@@ -161,7 +126,7 @@ def test_a_model_that_counts_positions_itself_is_refused(tmp_path: Path) -> None
 
 def test_a_model_that_is_hardly_linear_layers_is_not_quantized(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="use bf16"):
-        write(make("gpt2"), tmp_path, Weights.INT8)
+        write(make_model("gpt2"), tmp_path, Weights.INT8)
 
 
 def change_config(folder: Path, **changes: object) -> None:
@@ -180,17 +145,17 @@ def change_config(folder: Path, **changes: object) -> None:
 def test_a_configuration_that_cannot_be_used_is_refused_in_a_sentence(
     changes: dict[str, object], error: type[NightshiftError], reason: str, tmp_path: Path
 ) -> None:
-    make("llama").save_pretrained(tmp_path / "source")
+    make_model("llama").save_pretrained(tmp_path / "source")
     change_config(tmp_path / "source", **changes)
     with pytest.raises(error, match=reason):
         write_again(tmp_path, Weights.INT8)
 
 
 def test_an_artifact_of_another_shape_is_refused(tmp_path: Path) -> None:
-    artifact = write(make("phi"), tmp_path, Weights.INT8)
+    artifact = write(make_model("phi"), tmp_path, Weights.INT8)
     change_config(artifact.folder, num_hidden_layers=3)
     with pytest.raises(ArtifactError, match="add the model again"):
         load_transformers_model(artifact, None)
-    change_config(artifact.folder, num_hidden_layers=2, vocab_size=VOCABULARY + 1)
+    change_config(artifact.folder, num_hidden_layers=2, vocab_size=98)
     with pytest.raises(ArtifactError, match="add the model again"):
         load_transformers_model(artifact, None)

@@ -1,4 +1,4 @@
-"""Small random Llama models in Hugging Face format, made by transformers itself."""
+"""Small random models in Hugging Face format, made by transformers itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from models.model_key import Weights
 from worker.llm.checkpoint import Checkpoint
@@ -36,8 +36,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_reference(**options: Any) -> LlamaForCausalLM:
-    """A random model of transformers, with weights large enough that logits differ clearly."""
+def make_model(kind: str, **options: Any) -> PreTrainedModel:
+    """A random model of a `model_type`, its weights large enough that logits differ clearly."""
     torch.manual_seed(7)
     settings: dict[str, Any] = {
         "vocab_size": 97,
@@ -45,20 +45,26 @@ def make_reference(**options: Any) -> LlamaForCausalLM:
         "intermediate_size": 112,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "max_position_embeddings": 512,
         "bos_token_id": 1,
         "eos_token_id": 2,
+        "pad_token_id": 0,
         "initializer_range": 0.15,
     }
-    model = LlamaForCausalLM(LlamaConfig(**(settings | options))).eval()
+    config = CONFIG_MAPPING[kind](**(settings | options))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:  # transformers starts them as 0 and 1
+        if name.endswith("bias") or "norm" in name or "ln_" in name:  # they start as 0 and 1
             parameter.data += 0.2 * torch.randn_like(parameter)
-    return model
+    return model.eval()
 
 
-def save_reference(model: LlamaForCausalLM, folder: Path) -> Path:
+def make_reference(**options: Any) -> PreTrainedModel:
+    """A Llama; without a padding token, as most are."""
+    return make_model("llama", **{"num_key_value_heads": 2, "pad_token_id": None} | options)
+
+
+def save_reference(model: PreTrainedModel, folder: Path) -> Path:
     """Write the model as a Hugging Face folder."""
     model.save_pretrained(folder)
     return folder

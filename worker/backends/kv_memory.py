@@ -26,6 +26,11 @@ class CacheDemand:
         return -(-self.context_tokens // self.block_tokens)
 
 
+def reserve_bytes(total_bytes: int) -> int:
+    """What is left to the system: 4 GiB, or a fifth of a machine with less than 20 GiB."""
+    return min(_RESERVE_BYTES, int(total_bytes * _RESERVE_SHARE))
+
+
 def blocks_in(demand: CacheDemand, kv_cache_bytes: int) -> int:
     """Blocks in the memory that the settings give. Raises SettingsError for less than one."""
     if kv_cache_bytes < demand.block_bytes:
@@ -42,8 +47,7 @@ def blocks_in_free_memory(demand: CacheDemand, *, free_bytes: int, total_bytes: 
     Where the reserve leaves less than a quarter of what is free, the cache takes that quarter.
     Raises SettingsError when not even one block fits.
     """
-    reserve = min(_RESERVE_BYTES, int(total_bytes * _RESERVE_SHARE))
-    budget = max(free_bytes - reserve, free_bytes // 4)
+    budget = max(free_bytes - reserve_bytes(total_bytes), free_bytes // 4)
     if budget < demand.block_bytes:
         raise SettingsError(
             f"{free_bytes} bytes of free memory leave no room for a KV cache: stop other "

@@ -6,41 +6,45 @@ Must not know torch: threads are counted before it is imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-_SYSTEM_ROOT = Path("/")
-_NO_LIMIT_BYTES = 1 << 60  # cgroup v1 writes a number near 2**63 for "unlimited"
+from worker.backends.cgroups import cpu_quotas, memory_left_bytes, memory_limits_bytes
+
+SYSTEM_ROOT = Path("/")
+CPU_FOLDER = Path("sys/devices/system/cpu")
 
 
-def usable_cores(root: Path = _SYSTEM_ROOT) -> int:
+def usable_cores(root: Path = SYSTEM_ROOT) -> int:
     """Physical cores that this process may use: affinity and CPU quota, at least one.
 
     Two hyperthreads of one core share its vector units, so they count as one.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    physical = psutil.cpu_count(logical=False) or allowed or 1
-    cores = min(allowed or 1, physical)
-    quotas = [int(quota) for folder in _cgroups(root, "cpu") if (quota := _cpu_quota(folder))]
-    return max(1, min([cores, *quotas]))
+    if hasattr(os, "sched_getaffinity"):
+        cores = len({hyperthreads_of(root, cpu) or str(cpu) for cpu in os.sched_getaffinity(0)})
+    else:
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return max(1, min([cores, *map(int, cpu_quotas(root))]))
 
 
-def free_memory_bytes(root: Path = _SYSTEM_ROOT) -> int:
+def hyperthreads_of(root: Path, cpu: int) -> str:
+    """The CPUs of the same core, as the kernel lists them; empty where it does not tell."""
+    path = root / CPU_FOLDER / f"cpu{cpu}/topology/thread_siblings_list"
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def free_memory_bytes(root: Path = SYSTEM_ROOT) -> int:
     """Memory that can still be taken without swapping or meeting a container's limit."""
-    free = [int(psutil.virtual_memory().available)]
-    for folder in _cgroups(root, "memory"):
-        limit = _memory_limit_bytes(folder)
-        if limit is not None:
-            free.append(limit - _memory_used_bytes(folder))
-    return max(0, min(free))
+    return max(0, min([int(psutil.virtual_memory().available), *memory_left_bytes(root)]))
 
 
-def total_memory_bytes(root: Path = _SYSTEM_ROOT) -> int:
+def total_memory_bytes(root: Path = SYSTEM_ROOT) -> int:
     """The machine's memory, or the smallest container limit where that is less."""
-    limits = [_memory_limit_bytes(folder) for folder in _cgroups(root, "memory")]
-    return min([int(psutil.virtual_memory().total), *(x for x in limits if x is not None)])
+    return min([int(psutil.virtual_memory().total), *memory_limits_bytes(root)])
 
 
 def peak_rss_bytes() -> int:
@@ -55,60 +59,3 @@ def peak_rss_bytes() -> int:
     except OSError:
         pass  # no procfs on this system
     return int(psutil.Process().memory_info().rss)
-
-
-def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders whose limits bind this process, its own first, then what contains it (v2 and v1).
-
-    Inside a container the path in /proc/self/cgroup may be the host's; then the mount's root,
-    which always comes last, is the container's own group.
-    """
-    mount = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" or controller in controllers.split(","):
-            top = mount if number == "0" else mount / controller
-            own = top / path.lstrip("/")
-            yield from (own, *(parent for parent in own.parents if parent.is_relative_to(top)))
-
-
-def _memory_limit_bytes(folder: Path) -> int | None:
-    for name in ("memory.max", "memory.limit_in_bytes"):
-        value = _read_number(folder / name)
-        if value is not None and value < _NO_LIMIT_BYTES:
-            return value
-    return None
-
-
-def _memory_used_bytes(folder: Path) -> int:
-    """Memory charged to the group, without file cache that can be dropped at once."""
-    v2, v1 = _read_number(folder / "memory.current"), _read_number(folder / "memory.usage_in_bytes")
-    inactive = "inactive_file" if v2 is not None else "total_inactive_file"
-    droppable = 0
-    for line in _read(folder / "memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        droppable = int(value) if name == inactive else droppable
-    return max(0, (v2 or v1 or 0) - droppable)
-
-
-def _cpu_quota(folder: Path) -> float | None:
-    """Cores' worth of time that the group may use; None: no limit."""
-    words = _read(folder / "cpu.max").split()
-    if len(words) == 2 and words[0] != "max":
-        return int(words[0]) / int(words[1])
-    quota = _read_number(folder / "cpu.cfs_quota_us")
-    period = _read_number(folder / "cpu.cfs_period_us")
-    return quota / period if quota and period and quota > 0 else None
-
-
-def _read_number(path: Path) -> int | None:
-    """None when there is no such file or it says `max`."""
-    text = _read(path).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
