@@ -98,7 +98,7 @@ def test_mistral_without_a_window_is_the_same_model() -> None:
         ({"rms_norm_eps": -1}, "rms_norm_eps"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
         ({"attention_bias": "yes"}, "attention_bias"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": {"type": "proportional", "factor": 2.0}}, "proportional"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_scaling": "llama3"}, "rope_scaling"),
         ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 4.0}}, "below"),
@@ -117,6 +117,13 @@ def test_what_would_compute_something_else_is_refused(
 def test_the_models_own_code_is_refused() -> None:
     with pytest.raises(UnsafeModel, match="auto_map"):
         parse_model_config(BASE | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}})
+
+
+def test_the_code_of_phi_3_is_passed_over_for_our_own() -> None:
+    phi = BASE | {"model_type": "phi3"}
+    named = phi | {"auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}}
+    assert parse_model_config(named) == parse_model_config(phi)
+    assert "auto_map" not in kept_config(named)
 
 
 def test_keys_that_name_code_are_passed_on_to_nobody() -> None:

@@ -28,6 +28,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0,
                                                          "rope_theta": 10000.0}}),
+    "llama, dynamic rope": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0,
+                                                          "rope_theta": 10000.0}}),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral, window": ("mistral", {"sliding_window": 11}),
     "qwen2": ("qwen2", {}),

@@ -129,8 +129,9 @@ def kept_config(raw: Mapping[str, object]) -> dict[str, object]:
 
 def parse_model_config(raw: Mapping[str, object]) -> ModelConfig:
     """Turn the object of a config.json into a ModelConfig; raises as `read_model_config`."""
-    refuse_code(raw)
     family = _family(raw)
+    if not family.ships_code:
+        refuse_code(raw)
     _refuse_options(raw, family)
     hidden, heads = size(raw, "hidden_size"), size(raw, "num_attention_heads")
     layers = size(raw, "num_hidden_layers")

@@ -52,6 +52,7 @@ class Family:
     positions: int | None = None
     activation_key: str = "hidden_act"
     shares_no_heads: bool = False  # without num_key_value_heads every head has its own
+    ships_code: bool = False  # its checkpoints name code of the same arithmetic, which is not run
 
 
 def _uniform(window_of: Callable[[Mapping[str, object]], int | None]) -> KindsOf:
@@ -164,7 +165,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "phi3": Family(
         "Phi3ForCausalLM", _uniform(_window), is_fused=True, rms_norm_eps=1e-5, positions=4096,
-        shares_no_heads=True,
+        shares_no_heads=True, ships_code=True,
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM", _gemma2_kinds, qkv_bias=None, output_bias=None, norms="both",

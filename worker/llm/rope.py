@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from models.errors import UnsupportedModel
 from worker.llm.config_fields import flag, number, optional_number, size
 
-_KINDS = ("default", "linear", "llama3", "longrope", "yarn")
+_KINDS = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,12 @@ def rope_of(
 
 
 def short_context_tokens(raw: Mapping[str, object], positions: int) -> int:
-    """The context that a rope is exact for: LongRoPE has other factors, and another cache, above.
+    """The context that a rope is exact for: two kinds turn all keys in another way above it.
 
     Switching in the middle of a sequence would need all of its keys turned anew.
     """
     fields = rope_fields(raw)
-    if _kind(fields) != "longrope":
+    if _kind(fields) not in ("dynamic", "longrope"):
         return positions
     return min(positions, _original(fields, raw, positions))
 
@@ -111,7 +111,7 @@ def _scaling(
     fields: Mapping[str, object], raw: Mapping[str, object], positions: int
 ) -> RopeScaling | None:
     kind = _kind(fields)
-    if kind == "default":
+    if kind in ("default", "dynamic"):  # which stretches nothing within its context
         return None
     if kind == "linear":
         return LinearScaling(number(fields, "factor"))

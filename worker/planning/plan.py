@@ -1,6 +1,6 @@
 """How many workers of a model fit on a node, and which part of it each gets. Pure and torch-free.
 
-The rule and its reasons are docs/decisions/0018-node-planning.md.
+The rule and its reasons are docs/decisions/0017-node-planning.md.
 """
 
 from __future__ import annotations
