@@ -17,6 +17,7 @@ from cli.candidates import Candidate
 from cli.display import say
 from cli.run_steps import RunPlan, execute
 from cli.submission import InputOptions, open_lines
+from models.backend_name import BackendName
 from models.errors import InputError
 from models.model_key import ModelKey
 
@@ -81,7 +82,7 @@ def evaluate(
                 say(f"trial {trial + 1} of {plan.trials}: {candidate}")
                 _run(settings, plan, keys[candidate], candidate, found[candidate], folder)
     if plan.text is not None or plan.expected:
-        for candidate in plan.candidates:
+        for candidate in filter(_is_scored, plan.candidates):
             say(f"scoring: {candidate}")
             found[candidate].scores = _score(settings, plan, keys[candidate], candidate)
     reference = found[plan.reference].scores
@@ -116,6 +117,11 @@ def _run(
     found.runs.append(execute(mine, run))
     if plan.expected:
         found.exact_percent = exact_percent(output, plan.expected)
+
+
+def _is_scored(candidate: Candidate) -> bool:
+    """IPEX's programs give the logits of the newest token alone."""
+    return candidate.backend is not BackendName.IPEX
 
 
 def exact_percent(output: Path, expected: Mapping[str, str]) -> float:

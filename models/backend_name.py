@@ -6,7 +6,11 @@ from enum import StrEnum
 
 
 class BackendName(StrEnum):
-    """`native` is this project's decoder, `transformers` runs the architectures of transformers."""
+    """`native` is this project's decoder, `transformers` runs the architectures of transformers.
+
+    `ipex` is Intel's extension of PyTorch, which needs an environment of its own.
+    """
 
     NATIVE = "native"
     TRANSFORMERS = "transformers"
+    IPEX = "ipex"

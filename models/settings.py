@@ -138,8 +138,8 @@ class Settings(BaseModel):
 
     backend: BackendName = Field(
         default=BackendName.NATIVE,
-        description="What computes the model: `native`, or `transformers` for architectures that "
-        "the native backend has not.",
+        description="What computes the model: `native`, `transformers` for architectures that "
+        "the native backend has not, or `ipex` in its own environment.",
     )
     threads: Count | None = Field(
         default=None, description="Compute threads; unset: all cores, one for tiny models."

@@ -295,7 +295,8 @@ def test_a_request_that_breaks_the_arithmetic_is_refused_alone(tiny_artifact: Pa
     config = EngineProcessConfig(artifact=tiny_artifact, threads=1, prefix_cache=False)
     damaged = load(config)
     token = 200
-    damaged._engine._model._weights.embedding[token] = torch.nan  # type: ignore[attr-defined]
+    model: Any = damaged._engine._model
+    model._weights.embedding[token] = torch.nan
     add(damaged, "bad", TokenPrompt(token_ids=(5, token)), n=2, max_tokens=4)
     add(damaged, "good", TokenPrompt(token_ids=(5, 6)), max_tokens=4, ignore_eos=True)
     ends = {}

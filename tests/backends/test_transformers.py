@@ -49,9 +49,10 @@ def test_every_decoding_parameter_gives_the_answer_of_the_native_backend(
     assert len({choices[0].text for choices in theirs}) > 3
 
 
-@pytest.mark.parametrize("backend", BackendName)
+@pytest.mark.parametrize("backend", [BackendName.NATIVE, BackendName.TRANSFORMERS])
 def test_an_artifact_of_another_backend_is_refused(backend: BackendName, tmp_path: Path) -> None:
-    made_for = next(other for other in BackendName if other is not backend)
+    both = (BackendName.NATIVE, BackendName.TRANSFORMERS)
+    made_for = next(other for other in both if other is not backend)
     artifact = write_tiny_artifact(tmp_path, backend=made_for)
     with (
         engine_of(artifact, backend) as engine,

@@ -14,8 +14,8 @@ from worker.engine.config import EngineConfig
 from worker.engine.output import SequenceOutput
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
 from worker.engine.sequence import Sequence
-from worker.engine.static_engine import Choose, StaticEngine, next_batch
-from worker.llm.generating import Generator
+from worker.engine.static_engine import StaticEngine, next_batch
+from worker.llm.generating import Choose, Generator
 
 CONFIG = EngineConfig(max_sequences=4, step_tokens=64, num_blocks=16, context_tokens=128)
 

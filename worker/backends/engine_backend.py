@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Iterator
 from secrets import randbelow
 
+import torch
+
 from models.errors import RequestRefused
 from models.generation import Refusal
 from models.params import DecodingParams
@@ -18,7 +20,7 @@ from worker.backends.base import Description, Prepared
 from worker.backends.kv_memory import CacheDemand, blocks_in, blocks_in_free_memory
 from worker.backends.machine import free_memory_bytes, total_memory_bytes
 from worker.backends.messages import Add, Delta, Finished
-from worker.backends.paged_models import LoadedModel, PagedModel
+from worker.backends.paged_models import LoadedModel
 from worker.backends.process_config import EngineProcessConfig
 from worker.backends.resolution import Limits, check_prompt, resolve
 from worker.engine.config import EngineConfig
@@ -26,7 +28,9 @@ from worker.engine.counters import EngineCounters
 from worker.engine.engine import Engine
 from worker.engine.output import SequenceOutput
 from worker.engine.request import EngineRequest, SamplingParams, StopRules
+from worker.engine.static_engine import StaticEngine
 from worker.llm.artifact import Artifact
+from worker.llm.config import ModelConfig
 from worker.llm.generation_defaults import GenerationDefaults, read_generation_defaults
 from worker.llm.kv_cache import KVCache, block_bytes
 from worker.llm.native.kernels import BLOCK_TOKENS
@@ -44,7 +48,11 @@ class EngineBackend:
     """See worker.backends.base.Backend for who may call what."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, defaults: GenerationDefaults, facts: Description
+        self,
+        engine: Engine | StaticEngine,
+        tokenizer: Tokenizer,
+        defaults: GenerationDefaults,
+        facts: Description,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -160,30 +168,44 @@ def build_backend(
 ) -> EngineBackend:
     """An engine for a loaded model, its KV cache sized for it; raises SettingsError, ModelError."""
     model = loaded.model
-    limits, demand = _plan(config, model)
-    facts = Description(
-        architecture=model.config.architecture,
-        weights=artifact.weights,
-        artifact_digest=artifact.digest,
-        vocab_size=model.config.vocab_size,
-        context_tokens=limits.context_tokens,
-        kv_cache_tokens=limits.cache_tokens,
-        kv_cache_bytes=limits.num_blocks * demand.block_bytes,
-        max_sequences=limits.max_sequences,
-        kernels=loaded.kernels,
-    )
+    limits, demand = plan_engine(config, model.config, model.compute_dtype)
+    facts = describe(artifact, model.config, limits, demand, kernels=loaded.kernels)
     cache = KVCache(model.config, limits.num_blocks, limits.block_tokens, model.compute_dtype)
     engine = Engine(model, cache, limits)
     defaults = read_generation_defaults(artifact.folder)
     return EngineBackend(engine, Tokenizer.load(artifact.folder), defaults, facts)
 
 
-def _plan(config: EngineProcessConfig, model: PagedModel) -> tuple[EngineConfig, CacheDemand]:
-    shape = model.config
+def describe(
+    artifact: Artifact,
+    shape: ModelConfig,
+    limits: EngineConfig,
+    demand: CacheDemand,
+    *,
+    kernels: str,
+) -> Description:
+    """What was loaded; `kernels` says what of it is compiled."""
+    return Description(
+        architecture=shape.architecture,
+        weights=artifact.weights,
+        artifact_digest=artifact.digest,
+        vocab_size=shape.vocab_size,
+        context_tokens=limits.context_tokens,
+        kv_cache_tokens=limits.cache_tokens,
+        kv_cache_bytes=limits.num_blocks * demand.block_bytes,
+        max_sequences=limits.max_sequences,
+        kernels=kernels,
+    )
+
+
+def plan_engine(
+    config: EngineProcessConfig, shape: ModelConfig, dtype: torch.dtype
+) -> tuple[EngineConfig, CacheDemand]:
+    """What an engine runs at once, by the settings or by the memory that is free."""
     context_tokens = shape.max_position_embeddings
     max_sequences = min(config.max_sequences, config.step_tokens)
     demand = CacheDemand(
-        block_bytes(shape, BLOCK_TOKENS, model.compute_dtype),
+        block_bytes(shape, BLOCK_TOKENS, dtype),
         BLOCK_TOKENS,
         max_sequences,
         context_tokens,

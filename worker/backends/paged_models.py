@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from models.backend_name import BackendName
-from models.errors import ArtifactError
+from models.errors import ArtifactError, SettingsError
 from worker.backends.process_config import EngineProcessConfig
 from worker.llm.artifact import Artifact, open_artifact
 
@@ -59,6 +59,8 @@ def open_for(config: EngineProcessConfig) -> Artifact:
 
 def load_paged_model(config: EngineProcessConfig, artifact: Artifact) -> LoadedModel:
     """Load an artifact on `config.threads` threads; raises ModelError and SettingsError."""
+    if config.backend is BackendName.IPEX:
+        raise SettingsError("a model of the ipex backend is not computed on the paged cache")
     import torch
 
     from worker.llm.native.kernels import open_kernels

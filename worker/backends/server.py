@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from models.backend_name import BackendName
 from models.errors import EngineError, NightshiftError, RequestRefused
 from models.generation import Frozen, Refusal
 from worker.backends.base import Backend, Prepared
@@ -209,6 +210,10 @@ def load_backend(config: EngineProcessConfig) -> Backend:
     The artifact is looked at first: without a good one the libraries' seconds would be lost.
     """
     artifact = open_for(config)
+    if config.backend is BackendName.IPEX:
+        from worker.backends.static_backend import load_ipex
+
+        return load_ipex(config, artifact)
     from worker.backends.engine_backend import build_backend
 
     return build_backend(config, artifact, load_paged_model(config, artifact))

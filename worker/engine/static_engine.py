@@ -7,7 +7,6 @@ or leaves a batch. Everything else (sampling, stop rules, duplicates) is the con
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from queue import Queue
 from threading import Thread
@@ -23,10 +22,9 @@ from worker.engine.request import EngineRequest
 from worker.engine.sampling import Sampler
 from worker.engine.sequence import Sequence
 from worker.engine.stopping import finish_reason
+from worker.llm.generating import Choose
 
 NO_TOKEN = 0  # what a row that has ended is fed until the batch has
-
-Choose = Callable[[Tensor], list[int] | None]
 
 
 class GeneratingModel(Protocol):

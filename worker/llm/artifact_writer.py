@@ -39,6 +39,8 @@ from worker.llm.artifact_folder import new_folder
 from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, tensor_count
+from worker.llm.ipex.environment import require_ipex
+from worker.llm.ipex.recipe import IpexRecipe
 from worker.llm.recipe import recipe
 from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
 
@@ -79,9 +81,17 @@ def write_artifact(
 ) -> Artifact:
     """Convert the Hugging Face model in `source_folder` into an artifact at `destination`.
 
-    Appears there whole or not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError, and
-    StorageFull when the disk cannot hold it.
+    Appears there whole or not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError,
+    StorageFull when the disk cannot hold it, and SettingsError without the backend's libraries.
     """
+    if backend is BackendName.IPEX:
+        require_ipex()
+        from worker.llm.ipex.artifact import write_ipex_artifact
+
+        made = IpexRecipe(weights=weights)
+        return write_ipex_artifact(
+            source_folder, destination, made, source=source, progress=progress
+        )
     checkpoint = Checkpoint(source_folder)
     if backend is BackendName.NATIVE:
         contents = _native_contents(source_folder, checkpoint, weights)

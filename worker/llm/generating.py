@@ -5,13 +5,14 @@ Works on each release from 4.51 on, and on IPEX's own version of the method.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from worker.engine.static_engine import Choose
+# Of the logits (B, V) float32 of a step: the next token of each row, or None when all have ended.
+Choose = Callable[[Tensor], list[int] | None]
 
 _PADDING_ID = 0
 _NO_END = -1  # what ends a row is for the engine to say

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from models.backend_name import BackendName
 from models.model_key import Weights
+from worker.llm.ipex.recipe import IpexRecipe
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
 INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one first
 
 
 def recipe(weights: Weights, backend: BackendName = BackendName.NATIVE) -> dict[str, str | int]:
-    """How `quantize_linear` treats a weight, for the manifest; equal recipes, equal tensors."""
+    """How `quantize_linear` treats a weight, for the manifest; equal recipes, equal tensors.
+
+    Raises InputError for weights that the backend has not.
+    """
+    if backend is BackendName.IPEX:
+        return IpexRecipe(weights=weights).as_manifest()
     method: dict[Weights, dict[str, str | int]] = {
         Weights.FP32: {},
         Weights.BF16: {},

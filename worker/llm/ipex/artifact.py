@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.backend_name import BackendName
 from worker.llm.artifact import Artifact, Source
 from worker.llm.artifact_contents import Contents
 from worker.llm.artifact_writer import Making, Progress, write_contents
@@ -42,7 +43,13 @@ def write_ipex_artifact(
         tensors=quantized_tensors(config, recipe, Checkpoint(source_folder)),
         n_tensors=tensor_count(config, recipe),
     )
-    making = Making(weights=recipe.weights, recipe=recipe.as_manifest(), source=source, tools=TOOLS)
+    making = Making(
+        weights=recipe.weights,
+        recipe=recipe.as_manifest(),
+        source=source,
+        tools=TOOLS,
+        backend=BackendName.IPEX,
+    )
     return write_contents(source_folder, destination, contents, making, progress)
 
 
