@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence as Rows
 
 import pytest
@@ -125,6 +124,12 @@ def sequence(arrival: int, prompt: int, output: int) -> Sequence:
     return Sequence(request(str(arrival), [1] * prompt, output), 0, arrival)
 
 
+def padded_tokens(batch: Rows[Sequence]) -> int:
+    """Of one row, when all of them are filled up."""
+    prompts = max(each.num_prompt_tokens for each in batch)
+    return prompts + max(each.request.stop.max_tokens for each in batch)
+
+
 def test_a_batch_has_the_oldest_and_its_likes_within_memory() -> None:
     lengths = [(60, 10), (3, 5), (58, 10), (90, 30), (63, 10), (2, 4)]
     waiting = [sequence(number, *length) for number, length in enumerate(lengths)]
@@ -137,12 +142,24 @@ def test_a_batch_has_the_oldest_and_its_likes_within_memory() -> None:
 def test_everything_is_run_however_it_is_cut() -> None:
     waiting = [sequence(n, 1 + (7 * n) % 40, 1 + (5 * n) % 60) for n in range(50)]
     seen: list[int] = []
-    for _ in itertools.count():
-        if not waiting:
-            break
+    while waiting:
         batch = next_batch(waiting, CONFIG)
-        longest = max(each.num_prompt_tokens + each.request.stop.max_tokens for each in batch)
-        assert len(batch) == 1 or longest * len(batch) <= CONFIG.cache_tokens
+        assert len(batch) == 1 or padded_tokens(batch) * len(batch) <= CONFIG.cache_tokens
         seen += [each.arrival for each in batch]
         waiting = [each for each in waiting if each not in batch]
     assert sorted(seen) == list(range(50))
+
+
+def test_a_long_prompt_and_a_long_answer_share_no_batch_that_is_longer_than_the_context() -> None:
+    roomy = EngineConfig(max_sequences=4, step_tokens=64, num_blocks=64, context_tokens=128)
+    engine = StaticEngine(Generator(make_reference(), 128), roomy)
+    long, short = random_sequences([100, 4])
+    engine.add(request("prompt", long, max_tokens=28))
+    engine.add(request("answer", short, max_tokens=120))
+    engine.add(request("both", long[:60], max_tokens=60))
+    outputs = run(engine)
+    assert {key: len(found) for (key, _), found in outputs.items()} == {
+        "prompt": 28,
+        "answer": 120,
+        "both": 60,
+    }

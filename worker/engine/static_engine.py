@@ -152,23 +152,28 @@ class StaticEngine:
 
 
 def next_batch(waiting: Rows[Sequence], config: EngineConfig) -> list[Sequence]:
-    """The sequence that waits longest, and those next to it in length, as far as memory goes.
+    """The sequence that waits longest, and those next to it in length, as far as they fit.
 
-    Rows are padded to the longest prompt and kept to the longest answer, so that equal lengths
-    waste least.
+    Rows are padded to the longest prompt and run to the longest answer: together these have to
+    stay within the context, and equal lengths waste least.
     """
     oldest = min(waiting, key=lambda each: (each.arrival, each.index))
     others = sorted(
         (each for each in waiting if each is not oldest),
         key=lambda each: (abs(_length(each) - _length(oldest)), each.arrival, each.index),
     )
-    batch, longest = [oldest], _length(oldest)
+    batch = [oldest]
+    prompt, answer = oldest.num_prompt_tokens, oldest.request.stop.max_tokens
     for sequence in others:
-        longest = max(longest, _length(sequence))
-        full = len(batch) == config.max_sequences
-        if full or longest * (len(batch) + 1) > config.cache_tokens:
+        longest_prompt = max(prompt, sequence.num_prompt_tokens)
+        longest_answer = max(answer, sequence.request.stop.max_tokens)
+        padded = longest_prompt + longest_answer
+        fits = padded <= config.context_tokens
+        if fits and padded * (len(batch) + 1) <= config.cache_tokens:
+            batch.append(sequence)
+            prompt, answer = longest_prompt, longest_answer
+        if len(batch) == config.max_sequences:
             break
-        batch.append(sequence)
     return batch
 
 
