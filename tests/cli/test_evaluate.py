@@ -14,6 +14,14 @@ from tests.cli.demo import EXPECTED, MODEL, PROMPTS, read_lines, write_lines
 N_PROMPTS = 40
 
 
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory, models_home: Path) -> Console:
+    """A registry of its own: what candidates need stays in it, and others name models alone."""
+    home = tmp_path_factory.mktemp("evaluator")
+    (home / "kernels").symlink_to(models_home / "kernels")
+    return Console(home, {"NIGHTSHIFT_THREADS": "1"})
+
+
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "prompts.jsonl", iter(read_lines(PROMPTS)[:N_PROMPTS]))
@@ -28,10 +36,10 @@ def expected(tmp_path: Path) -> Path:
 
 
 def test_weights_and_backends_are_compared_on_the_same_prompts(
-    demo_console: Console, tmp_path: Path, prompts: Path, expected: Path
+    evaluator: Console, tmp_path: Path, prompts: Path, expected: Path
 ) -> None:
     report, plot = tmp_path / "report.json", tmp_path / "plot.svg"
-    ended = demo_console.run(
+    ended = evaluator.run(
         *("evaluate", MODEL, "--candidates", "fp32,int8,int8@transformers", "--trials", "2"),
         *("--prompts", prompts, "--expected", expected, "--report", report, "--plot", plot),
     )
@@ -53,14 +61,14 @@ def test_weights_and_backends_are_compared_on_the_same_prompts(
         assert each["failed"] == 0
     assert int8["artifact_bytes"] < fp32["artifact_bytes"] / 2
     assert "<svg" in plot.read_text()
-    assert json.loads(demo_console.succeed("status", "--json")) == []
+    assert json.loads(evaluator.succeed("status", "--json")) == []
 
 
-def test_a_text_alone_gives_perplexity_and_agreement(demo_console: Console, tmp_path: Path) -> None:
+def test_a_text_alone_gives_perplexity_and_agreement(evaluator: Console, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Calculate 23 - 9.\nWhich number is larger, 68 or 24?\n" * 20)
     flags = ("--candidates", "int8,int4", "--reference", "int8", "--text", text, "--json")
-    int8, int4 = json.loads(demo_console.succeed("evaluate", MODEL, *flags))["candidates"]
+    int8, int4 = json.loads(evaluator.succeed("evaluate", MODEL, *flags))["candidates"]
     assert int8["agreement_percent"] == 100.0 > int4["agreement_percent"] > 80.0
     assert int8["perplexity"] != int4["perplexity"]
     assert int8["tokens_per_second"] is int8["exact_percent"] is None
@@ -79,13 +87,13 @@ def test_a_text_alone_gives_perplexity_and_agreement(demo_console: Console, tmp_
     ],
 )
 def test_what_cannot_be_measured_is_said_in_one_sentence(
-    demo_console: Console, flags: tuple[str | Path, ...], reason: str
+    evaluator: Console, flags: tuple[str | Path, ...], reason: str
 ) -> None:
-    ended = demo_console.call("evaluate", MODEL, *flags)
+    ended = evaluator.call("evaluate", MODEL, *flags)
     assert ended.returncode == 2
     assert_one_sentence(ended, reason)
 
 
-def test_an_unknown_model_says_how_to_add_it(demo_console: Console, prompts: Path) -> None:
-    ended = demo_console.call("evaluate", "nope", "--prompts", prompts)
+def test_an_unknown_model_says_how_to_add_it(evaluator: Console, prompts: Path) -> None:
+    ended = evaluator.call("evaluate", "nope", "--prompts", prompts)
     assert_one_sentence(ended, "nightshift model add")
