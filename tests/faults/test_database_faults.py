@@ -22,6 +22,7 @@ from tests.faults.watching import check, crashes, held_by, is_over, wait_share
 
 SLOW = Script(step_s=0.01)
 MICRO_BATCH_REQUESTS = 32
+CHUNK_REQUESTS = 20  # of the batches here
 BETWEEN_CUTS_S = 0.4
 MOST_CUTS = 24  # a worker that never hears of a claim gets nowhere, which is no fault of its own
 LEASE_TTL_S = float(QUICK_SETTINGS["LEASE_TTL_S"])
@@ -98,7 +99,8 @@ def test_a_database_away_for_longer_than_a_lease_is_waited_for(faults: Rig) -> N
     faults.postgres.start()
     check(faults, batch_id)
     assert all(node.is_running for node in nodes)
-    assert n_redone(faults, batch_id) <= 2 * MICRO_BATCH_REQUESTS
+    # Equal answers of a chunk end in one step, so the last of them may find the limit just not met.
+    assert n_redone(faults, batch_id) <= 2 * (MICRO_BATCH_REQUESTS + CHUNK_REQUESTS)
 
 
 @pytest.mark.matrix
@@ -113,7 +115,7 @@ def test_a_locked_table_is_waited_for(faults: Rig, seconds: float) -> None:
     if seconds < LEASE_TTL_S:
         undisturbed(faults, batch_id)
     check(faults, batch_id)
-    assert n_redone(faults, batch_id) <= MICRO_BATCH_REQUESTS
+    assert n_redone(faults, batch_id) <= MICRO_BATCH_REQUESTS + CHUNK_REQUESTS
 
 
 @pytest.mark.matrix
