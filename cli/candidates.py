@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cli.context import open_registry
+from cli.context import all_entries, open_registry
 from cli.model_choice import add_folder, add_to_registry, is_folder
 from models.backend_name import BackendName
 from models.errors import InputError, NotFoundError
@@ -62,12 +62,7 @@ def ensure_candidate(settings: Settings, name_or_path: str, candidate: Candidate
     key = ModelKey(name_or_path, candidate.weights)
     if any(entry.key == key for entry in registry.entries()):
         return key
-    known = [
-        entry
-        for backend in BackendName
-        for entry in open_registry(Candidate(key.weights, backend).settings(settings)).entries()
-        if entry.key.name == key.name
-    ]
+    known = [entry for entry in all_entries(settings) if entry.key.name == key.name]
     if not known:
         raise NotFoundError(
             f"there is no model {name_or_path}: add it with `nightshift model add "

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from models.backend_name import BackendName
 from models.errors import SettingsError
 
 if TYPE_CHECKING:
     from models.database import Database
     from models.settings import Settings
-    from worker.llm.registry import Registry
+    from worker.llm.registry import Registry, RegistryEntry
 
 
 SECRET = "api_key"  # of the settings, the one that no flag gives
@@ -102,6 +103,15 @@ def open_registry(settings: Settings) -> Registry:
     from worker.llm.registry import Registry
 
     return Registry(settings.registry_path, settings.backend)
+
+
+def all_entries(settings: Settings) -> list[RegistryEntry]:
+    """The registered models of all backends."""
+    return [
+        entry
+        for backend in BackendName
+        for entry in open_registry(settings.model_copy(update={"backend": backend})).entries()
+    ]
 
 
 def show_log(settings: Settings) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.context import open_database
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from worker.planning.plan import WorkerShare
 
 _KILL_GRACE_S = 15.0  # beyond the time to drain, after which workers end by themselves
-_PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_fleet(settings: Settings, key: ModelKey, count: int | None) -> Fleet:
@@ -51,12 +49,12 @@ def member_environment(settings: Settings, share: WorkerShare) -> dict[str, str]
     As variables and not as flags: everybody on the machine can read a command line.
     """
     from models.settings import ENV_PREFIX, environment_of, variable_name
+    from worker.backends.process_environment import import_path
 
     kept = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
     planned = {
         variable_name("threads"): str(share.threads),
         variable_name("kv_cache_bytes"): str(share.kv_cache_bytes),
     }
-    paths = [str(_PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    path = {"PYTHONPATH": os.pathsep.join(paths)}
+    path = {"PYTHONPATH": import_path(os.environ)}
     return {**kept, **planned, **environment_of(settings), **path}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load, open_registry
+from cli.context import all_entries, load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
 from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, split_name
 from models.backend_name import BackendName
@@ -72,12 +72,7 @@ def quantize(
 
 def list_models(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the registered models, of all backends."""
-    settings = load(context)
-    entries = [
-        entry
-        for backend in BackendName
-        for entry in open_registry(settings.model_copy(update={"backend": backend})).entries()
-    ]
+    entries = all_entries(load(context))
     if as_json:
         emit_json([_as_dict(entry) for entry in entries])
     elif entries:

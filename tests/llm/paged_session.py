@@ -7,9 +7,9 @@ import random
 import torch
 from transformers import PreTrainedModel
 
-from worker.backends.paged_models import PagedModel
 from worker.llm.kv_cache import KVCache
 from worker.llm.packed import Segment, pack_step
+from worker.llm.paged_model import PagedModel
 
 BLOCK_TOKENS = 4
 

@@ -69,7 +69,7 @@ def test_perplexity_of_a_random_model_is_near_the_size_of_its_vocabulary(artifac
 
 
 def test_perplexity_and_agreement_are_per_token() -> None:
-    one = ScoringResult(tokens=4, log_likelihood=-8.0, likeliest=(1, 2, 3, 4), load_s=0)
+    one = ScoringResult(tokens=4, log_likelihood=-8.0, likeliest=(1, 2, 3, 4))
     other = one.model_copy(update={"likeliest": (1, 2, 9, 9)})
     assert one.perplexity == math.exp(2)
     assert (one.agreement(one), other.agreement(one)) == (1.0, 0.5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from worker.backends.system_files import text_of
+
 _NO_LIMIT_BYTES = 1 << 60  # cgroup v1 writes a number near 2**63 for "unlimited"
 
 
@@ -35,7 +37,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
     which always comes last, is the container's own group.
     """
     mount = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0" or controller in controllers.split(","):
             top = mount if number == "0" else mount / controller
@@ -56,7 +58,7 @@ def _memory_used_bytes(folder: Path) -> int:
     v2, v1 = _read_number(folder / "memory.current"), _read_number(folder / "memory.usage_in_bytes")
     inactive = "inactive_file" if v2 is not None else "total_inactive_file"
     droppable = 0
-    for line in _read(folder / "memory.stat").splitlines():
+    for line in text_of(folder / "memory.stat").splitlines():
         name, _, value = line.partition(" ")
         droppable = int(value) if name == inactive else droppable
     return max(0, (v2 or v1 or 0) - droppable)
@@ -64,7 +66,7 @@ def _memory_used_bytes(folder: Path) -> int:
 
 def _cpu_quota(folder: Path) -> float | None:
     """Cores' worth of time that the group may use; None: no limit."""
-    words = _read(folder / "cpu.max").split()
+    words = text_of(folder / "cpu.max").split()
     if len(words) == 2 and words[0] != "max":
         return int(words[0]) / int(words[1])
     quota = _read_number(folder / "cpu.cfs_quota_us")
@@ -74,12 +76,5 @@ def _cpu_quota(folder: Path) -> float | None:
 
 def _read_number(path: Path) -> int | None:
     """None when there is no such file or it says `max`."""
-    text = _read(path).strip()
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -172,6 +172,13 @@ def build_backend(
     facts = describe(artifact, model.config, limits, demand, kernels=loaded.kernels)
     cache = KVCache(model.config, limits.num_blocks, limits.block_tokens, model.compute_dtype)
     engine = Engine(model, cache, limits)
+    return with_text(engine, artifact, facts)
+
+
+def with_text(
+    engine: Engine | StaticEngine, artifact: Artifact, facts: Description
+) -> EngineBackend:
+    """The engine behind the artifact's tokenizer and defaults; raises ModelError."""
     defaults = read_generation_defaults(artifact.folder)
     return EngineBackend(engine, Tokenizer.load(artifact.folder), defaults, facts)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from worker.backends.cgroups import cpu_quotas, memory_left_bytes, memory_limits_bytes
+from worker.backends.system_files import text_of
 
 SYSTEM_ROOT = Path("/")
 CPU_FOLDER = Path("sys/devices/system/cpu")
@@ -31,10 +32,7 @@ def usable_cores(root: Path = SYSTEM_ROOT) -> int:
 def hyperthreads_of(root: Path, cpu: int) -> str:
     """The CPUs of the same core, as the kernel lists them; empty where it does not tell."""
     path = root / CPU_FOLDER / f"cpu{cpu}/topology/thread_siblings_list"
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+    return text_of(path).strip()
 
 
 def free_memory_bytes(root: Path = SYSTEM_ROOT) -> int:

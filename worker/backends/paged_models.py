@@ -6,36 +6,12 @@ Libraries are imported with the backend that needs them, in a process that holds
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from models.backend_name import BackendName
 from models.errors import ArtifactError, SettingsError
 from worker.backends.process_config import EngineProcessConfig
 from worker.llm.artifact import Artifact, open_artifact
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from worker.llm.config import ModelConfig
-    from worker.llm.kv_cache import KVCache
-    from worker.llm.packed import PackedInput
-
-
-class PagedModel(Protocol):
-    """What can run on the engine: see worker.engine.engine.Model for `forward`."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The shape of the model, and so of its cache."""
-        ...
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Of activations, and so of the cache."""
-        ...
-
-    def forward(self, packed: PackedInput, cache: KVCache) -> Tensor: ...
+from worker.llm.paged_model import PagedModel
 
 
 @dataclass(frozen=True, slots=True)

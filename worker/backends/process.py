@@ -294,8 +294,7 @@ def _spawn(
 
     A session of its own keeps Ctrl-C in the terminal away from it: its parent decides.
     """
-    threads = config.threads or compute_threads(config.artifact, usable_cores())
-    config = config.model_copy(update={"threads": threads})
+    config, threads = with_threads(config)
     fd = channel.fileno()
     arguments = ["--fd", str(fd), "--parent", str(os.getpid()), "--config"]
     module = [sys.executable, "-P", "-m", program]
@@ -306,6 +305,12 @@ def _spawn(
         env=engine_environment(os.environ, threads),
         start_new_session=True,
     )
+
+
+def with_threads(config: EngineProcessConfig) -> tuple[EngineProcessConfig, int]:
+    """The configuration with its number of threads decided, and that number."""
+    threads = config.threads or compute_threads(config.artifact, usable_cores())
+    return config.model_copy(update={"threads": threads}), threads
 
 
 def error_of(failed: Failed) -> NightshiftError:

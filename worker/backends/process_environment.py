@@ -24,6 +24,11 @@ _ALLOWED_PREFIXES = (
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+def import_path(environ: Mapping[str, str]) -> str:
+    """PYTHONPATH of a process of this project: this checkout before what the user has."""
+    return os.pathsep.join([str(_PROJECT_ROOT), *filter(None, [environ.get("PYTHONPATH")])])
+
+
 def engine_environment(environ: Mapping[str, str], threads: int) -> dict[str, str]:
     """What the engine gets: only what is allowed, no network for model files, its thread count."""
     kept = {
@@ -32,7 +37,6 @@ def engine_environment(environ: Mapping[str, str], threads: int) -> dict[str, st
         if name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)
     }
     kept.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    paths = [str(_PROJECT_ROOT), *filter(None, [environ.get("PYTHONPATH")])]
     return kept | {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # the file with the user's token is not read either
@@ -40,7 +44,7 @@ def engine_environment(environ: Mapping[str, str], threads: int) -> dict[str, st
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a crash in native code leaves its stack in the log
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": import_path(environ),
         # Threads that wait for each other sleep soon. When another program takes a core, spinning
         # keeps the thread that is waited for from moving to the free one: up to 7 times slower.
         "GOMP_SPINCOUNT": environ.get("GOMP_SPINCOUNT", "1000"),

@@ -9,7 +9,6 @@ import argparse
 import math
 import os
 import sys
-import time
 
 from models.errors import InputError, NightshiftError
 from models.generation import Frozen
@@ -26,10 +25,8 @@ WINDOW_TOKENS = 1024
 
 def score(job: ScoringJob) -> ScoringResult:
     """Load the model and score all texts; raises ModelError, and InputError for unusable texts."""
-    began_s = time.monotonic()
     artifact = open_for(job.config)
     model = load_paged_model(job.config, artifact).model
-    load_s = time.monotonic() - began_s
     tokenizer = Tokenizer.load(artifact.folder)
     context_tokens = model.config.max_position_embeddings
     likelihoods: list[float] = []
@@ -45,7 +42,6 @@ def score(job: ScoringJob) -> ScoringResult:
         tokens=len(likelihoods),
         log_likelihood=math.fsum(likelihoods),
         likeliest=tuple(likeliest),
-        load_s=load_s,
     )
 
 

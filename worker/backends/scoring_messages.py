@@ -28,7 +28,6 @@ class ScoringResult(Frozen):
     tokens: int
     log_likelihood: float
     likeliest: tuple[int, ...]  # token by token, in the order of the texts
-    load_s: float
 
     @property
     def perplexity(self) -> float:

@@ -12,20 +12,17 @@ import sys
 from pydantic import TypeAdapter
 
 from models.errors import EngineCrashed
-from worker.backends.machine import usable_cores
 from worker.backends.messages import Failed
-from worker.backends.process import describe_end, error_of
+from worker.backends.process import describe_end, error_of, with_threads
 from worker.backends.process_environment import engine_environment
 from worker.backends.scoring_messages import ScoringJob, ScoringResult
-from worker.backends.threads import compute_threads
 
 _ANSWER: TypeAdapter[ScoringResult | Failed] = TypeAdapter(ScoringResult | Failed)
 
 
 def run_scoring(job: ScoringJob) -> ScoringResult:
     """Wait for the scores; raises what the process failed with, EngineCrashed when it died."""
-    threads = job.config.threads or compute_threads(job.config.artifact, usable_cores())
-    config = job.config.model_copy(update={"threads": threads})
+    config, threads = with_threads(job.config)
     module = [sys.executable, "-P", "-m", "worker.backends.scoring"]
     with subprocess.Popen(
         [*module, "--parent", str(os.getpid())],

@@ -2,8 +2,8 @@
 
 With work in it an engine may go on talking and compute nothing: then a report whose counters stand
 still says no more than silence does, also when the engine hangs before it counts what it was sent
-as work. When the listener itself was stopped, alone or together with
-the engine, the time that it missed says nothing about the engine.
+as work. When the listener itself was stopped, alone or together with the engine, the time that it
+missed says nothing about the engine.
 """
 
 from __future__ import annotations

@@ -6,17 +6,15 @@ import logging
 
 import torch
 
-from worker.backends.engine_backend import EngineBackend, describe, plan_engine
+from worker.backends.engine_backend import EngineBackend, describe, plan_engine, with_text
 from worker.backends.process_config import EngineProcessConfig
 from worker.engine.static_engine import StaticEngine
 from worker.llm.artifact import Artifact
 from worker.llm.generating import Generator
-from worker.llm.generation_defaults import read_generation_defaults
 from worker.llm.ipex.artifact import load_ipex_model
 from worker.llm.ipex.cpu import slow_cpu_warning
 from worker.llm.ipex.environment import require_ipex
 from worker.llm.ipex.recipe import Activations
-from worker.llm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -37,5 +35,4 @@ def load_ipex(config: EngineProcessConfig, artifact: Artifact) -> EngineBackend:
         artifact, loaded.config, limits, demand, kernels=f"IPEX, {loaded.recipe.lowp} products"
     )
     engine = StaticEngine(Generator(loaded.model, limits.context_tokens), limits)
-    defaults = read_generation_defaults(artifact.folder)
-    return EngineBackend(engine, Tokenizer.load(artifact.folder), defaults, facts)
+    return with_text(engine, artifact, facts)

@@ -125,6 +125,21 @@ class Duplicates:
             self._with_news[followed] = None
         return followed.sequence if new else None
 
+    def admit(self, request: EngineRequest, arrival: int, sequence_tokens: int) -> list[Sequence]:
+        """Let all choices of a request join; returns the sequences that are new and have to run.
+
+        Raises ValueError for one that is in flight, or that could never run to its end.
+        """
+        if request.key in self:
+            raise ValueError(f"request {request.key!r} is in flight already: use another key")
+        if not 0 < len(request.prompt_ids) < sequence_tokens or request.n < 1:
+            raise ValueError(
+                f"{len(request.prompt_ids)} prompt tokens and {request.n} choices cannot run: "
+                f"a sequence holds 1 to {sequence_tokens - 1} prompt tokens"
+            )
+        joined = [self.join(request, index, arrival) for index in range(request.n)]
+        return [sequence for sequence in joined if sequence is not None]
+
     def leave(self, key: str, index: int | None = None) -> list[Sequence]:
         """Let one choice hear no more, or (None) all of a request; unknown ones are no error.
 

@@ -75,19 +75,10 @@ class Engine:
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises ValueError for one that could never run to its end."""
-        if request.key in self._duplicates:
-            raise ValueError(f"request {request.key!r} is in flight already: use another key")
-        if not 0 < len(request.prompt_ids) < self.config.sequence_tokens or request.n < 1:
-            raise ValueError(
-                f"{len(request.prompt_ids)} prompt tokens and {request.n} choices cannot run: "
-                f"a sequence holds 1 to {self.config.sequence_tokens - 1} prompt tokens"
-            )
-        for index in range(request.n):
-            sequence = self._duplicates.join(request, index, self._arrivals)
-            if sequence is None:
-                self._cached_tokens += len(request.prompt_ids)
-            else:
-                self._scheduler.add(sequence)
+        new = self._duplicates.admit(request, self._arrivals, self.config.sequence_tokens)
+        self._cached_tokens += (request.n - len(new)) * len(request.prompt_ids)
+        for sequence in new:
+            self._scheduler.add(sequence)
         self._arrivals += 1
 
     def cancel(self, key: str) -> None:

@@ -79,16 +79,9 @@ class StaticEngine:
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises ValueError for one that could never run to its end."""
-        if request.key in self._duplicates:
-            raise ValueError(f"request {request.key!r} is in flight already: use another key")
-        if not 0 < len(request.prompt_ids) < self.config.sequence_tokens or request.n < 1:
-            raise ValueError(f"{len(request.prompt_ids)} prompt tokens cannot run")
-        for index in range(request.n):
-            sequence = self._duplicates.join(request, index, self._arrivals)
-            if sequence is None:
-                self._duplicate_tokens += len(request.prompt_ids)
-            else:
-                self._waiting.append(sequence)
+        new = self._duplicates.admit(request, self._arrivals, self.config.sequence_tokens)
+        self._duplicate_tokens += (request.n - len(new)) * len(request.prompt_ids)
+        self._waiting += new
         self._arrivals += 1
 
     def cancel(self, key: str) -> None:

@@ -95,10 +95,9 @@ def _convert_layer(
     for stored, norm in block_norms(config).items():
         tensor = _norm(config, source, f"{old}.{norm}", config.hidden_size)
         yield f"{new}.{stored}.weight", tensor.to(dtype)
-    for (stored, width), scale in zip(
-        head_norm_widths(config).items(), (config.query_scale, 1.0), strict=False
-    ):
-        tensor = _norm(config, source, f"{old}.self_attn.{stored[0]}_norm", width)
+    for stored, width in head_norm_widths(config).items():
+        norm, scale = ("q_norm", config.query_scale) if stored == "query_norm" else ("k_norm", 1.0)
+        tensor = _norm(config, source, f"{old}.self_attn.{norm}", width)
         yield f"{new}.{stored}.weight", (tensor * scale).to(dtype)
     for name, linear in linears(config, old).items():
         parts = linear.parts

@@ -84,10 +84,7 @@ def _qwen_kinds(
     window = size(raw, "sliding_window", 4096) if flag(raw, "use_sliding_window") else None
     first = size(raw, "max_window_layers", 28) if raw.get("max_window_layers") != 0 else 0
     usual = [SLIDING if window and index >= first else FULL for index in range(layers)]
-    return tuple(
-        LayerKind(rope, window if kind == SLIDING else None)
-        for kind in _layer_types(raw, layers, usual)
-    )
+    return _of_types(raw, usual, LayerKind(rope), LayerKind(rope, window))
 
 
 def _gemma2_kinds(
@@ -96,10 +93,7 @@ def _gemma2_kinds(
     rope = read_rope(raw, theta, positions)
     window = size(raw, "sliding_window", 4096)
     usual = [FULL if index % 2 else SLIDING for index in range(layers)]
-    return tuple(
-        LayerKind(rope, window if kind == SLIDING else None)
-        for kind in _layer_types(raw, layers, usual)
-    )
+    return _of_types(raw, usual, LayerKind(rope), LayerKind(rope, window))
 
 
 def _gemma3_kinds(
@@ -118,10 +112,7 @@ def _gemma3_kinds(
     window = size(raw, "sliding_window", 4096)
     pattern = size(raw, "sliding_window_pattern", size(raw, "_sliding_window_pattern", 6))
     usual = [SLIDING if (index + 1) % pattern else FULL for index in range(layers)]
-    return tuple(
-        LayerKind(sliding, window) if kind == SLIDING else LayerKind(full)
-        for kind in _layer_types(raw, layers, usual)
-    )
+    return _of_types(raw, usual, LayerKind(full), LayerKind(sliding, window))
 
 
 def _smollm_kinds(
@@ -140,16 +131,17 @@ def _smollm_kinds(
     return tuple(LayerKind(rope if turn else None) for turn in turns)
 
 
-def _layer_types(raw: Mapping[str, object], layers: int, usual: list[str]) -> list[str]:
-    given = raw.get("layer_types")
-    if given is None:
-        return usual
-    if not isinstance(given, list) or len(given) != layers or set(given) - {FULL, SLIDING}:
+def _of_types(
+    raw: Mapping[str, object], usual: list[str], full: LayerKind, sliding: LayerKind
+) -> tuple[LayerKind, ...]:
+    """The layers by `layer_types`, else by what is usual for the family."""
+    given = usual if raw.get("layer_types") is None else raw["layer_types"]
+    if not isinstance(given, list) or len(given) != len(usual) or set(given) - {FULL, SLIDING}:
         raise UnsupportedModel(
-            f"layer_types of config.json are not {layers} of {FULL} and {SLIDING}: use another "
+            f"layer_types of config.json are not {len(usual)} of {FULL} and {SLIDING}: use another "
             "model, or the transformers backend"
         )
-    return given
+    return tuple(sliding if kind == SLIDING else full for kind in given)
 
 
 FAMILIES: Mapping[str, Family] = {

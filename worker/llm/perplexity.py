@@ -8,14 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from worker.llm.config import ModelConfig
 from worker.llm.kv_cache import KVCache
-from worker.llm.packed import PackedInput, Segment, pack_step
+from worker.llm.packed import Segment, pack_step
+from worker.llm.paged_model import PagedModel
 
 _BLOCK_TOKENS = 16
 _MOST_LOGITS = 1 << 25  # of one step: 128 MiB in float32
@@ -38,19 +36,7 @@ class PassageScore:
     likeliest: tuple[int, ...]
 
 
-class ScoringModel(Protocol):
-    """A model as the engine has it: see worker.engine.engine.Model."""
-
-    @property
-    def config(self) -> ModelConfig: ...
-
-    @property
-    def compute_dtype(self) -> torch.dtype: ...
-
-    def forward(self, packed: PackedInput, cache: KVCache) -> Tensor: ...
-
-
-def score_passage(model: ScoringModel, passage: Passage) -> PassageScore:
+def score_passage(model: PagedModel, passage: Passage) -> PassageScore:
     """Read one passage in steps of some hundred tokens."""
     ids = passage.token_ids
     num_blocks = -(-len(ids) // _BLOCK_TOKENS)

@@ -15,6 +15,7 @@ import psutil
 
 from worker.backends.cgroups import cpu_quotas, memory_left_bytes, memory_limits_bytes
 from worker.backends.machine import CPU_FOLDER, SYSTEM_ROOT, hyperthreads_of
+from worker.backends.system_files import text_of
 from worker.planning.cpu_lists import parse_cpus
 from worker.planning.description import Cache, Core, Machine, Node
 
@@ -27,7 +28,7 @@ _FREE_OF_NODE = ("MemFree", "Active(file)", "Inactive(file)", "KReclaimable")
 def read_machine(root: Path = SYSTEM_ROOT) -> Machine:
     """The description of this node, as far as this process may use it."""
     allowed = _allowed_cpus(root)
-    whole = _memory_bytes(_read(root / "proc/meminfo"))
+    whole = _memory_bytes(text_of(root / "proc/meminfo"))
     memory = psutil.virtual_memory() if not whole else None
     total = memory.total if memory else whole["MemTotal"]
     free = memory.available if memory else whole["MemAvailable"]
@@ -42,8 +43,8 @@ def read_machine(root: Path = SYSTEM_ROOT) -> Machine:
 
 
 def _allowed_cpus(root: Path) -> tuple[int, ...]:
-    listed = _fields(_read(root / "proc/self/status")).get("Cpus_allowed_list", "")
-    online = parse_cpus(_read(root / CPU_FOLDER / "online"))
+    listed = _fields(text_of(root / "proc/self/status")).get("Cpus_allowed_list", "")
+    online = parse_cpus(text_of(root / CPU_FOLDER / "online"))
     cpus = parse_cpus(listed)
     if online:
         cpus = tuple(cpu for cpu in cpus if cpu in online)
@@ -54,7 +55,7 @@ def _nodes(root: Path, allowed: Iterable[int], free_bytes: int) -> Iterator[Node
     """The NUMA nodes that have a usable core; one of everything where the system knows of none."""
     usable, found = set(allowed), False
     for folder in sorted((root / _NODES).glob("node[0-9]*"), key=_number):
-        cpus = usable.intersection(parse_cpus(_read(folder / "cpulist")))
+        cpus = usable.intersection(parse_cpus(text_of(folder / "cpulist")))
         if cpus:
             found = True
             yield Node(_number(folder), _cores(root, cpus), _free_bytes(root, folder))
@@ -73,7 +74,7 @@ def _cores(root: Path, cpus: Iterable[int]) -> tuple[Core, ...]:
 def _cache_group(root: Path, cpu: int) -> int:
     """The first CPU that shares the last-level cache, as the name of the group."""
     levels = {
-        int(_read(folder / "level") or 0): parse_cpus(_read(folder / "shared_cpu_list"))
+        int(text_of(folder / "level") or 0): parse_cpus(text_of(folder / "shared_cpu_list"))
         for folder in _cache_folders(root, cpu)
     }
     sharing = levels[max(levels)] if levels else ()
@@ -83,10 +84,14 @@ def _cache_group(root: Path, cpu: int) -> int:
 def _caches(root: Path, cpus: Iterable[int]) -> Iterator[Cache]:
     """Each cache once, whichever of its CPUs tells of it."""
     seen = {
-        (int(_read(folder / "level") or 0), _read(folder / "size").strip(), shared)
+        (
+            int(text_of(folder / "level") or 0),
+            text_of(folder / "size").strip(),
+            shared,
+        )
         for cpu in cpus
         for folder in _cache_folders(root, cpu)
-        if (shared := _read(folder / "shared_cpu_list").strip())
+        if (shared := text_of(folder / "shared_cpu_list").strip())
     }
     counts = Counter((level, _cache_bytes(size)) for level, size, _ in seen)
     for (level, size_bytes), count in sorted(counts.items()):
@@ -95,7 +100,7 @@ def _caches(root: Path, cpus: Iterable[int]) -> Iterator[Cache]:
 
 def _cache_folders(root: Path, cpu: int) -> Iterator[Path]:
     for folder in sorted((root / CPU_FOLDER / f"cpu{cpu}/cache").glob("index[0-9]*")):
-        if _read(folder / "type").strip() != "Instruction":
+        if text_of(folder / "type").strip() != "Instruction":
             yield folder
 
 
@@ -106,11 +111,11 @@ def _cache_bytes(text: str) -> int:
 
 def _free_bytes(root: Path, node: Path) -> int:
     """Nothing where this process gets no memory of the node."""
-    mems = _fields(_read(root / "proc/self/status")).get("Mems_allowed_list")
+    mems = _fields(text_of(root / "proc/self/status")).get("Mems_allowed_list")
     if mems is not None and _number(node) not in parse_cpus(mems):
         return 0
     prefix = f"Node {_number(node)} "
-    memory = _memory_bytes(_read(node / "meminfo").replace(prefix, ""))
+    memory = _memory_bytes(text_of(node / "meminfo").replace(prefix, ""))
     return sum(memory.get(name, 0) for name in _FREE_OF_NODE)
 
 
@@ -130,10 +135,3 @@ def _fields(text: str) -> Mapping[str, str]:
 
 def _number(folder: Path) -> int:
     return int(folder.name.lstrip("node"))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -6,7 +6,7 @@ in memory, because transformers renames, merges and ties tensors while it loads 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -33,35 +33,34 @@ def transformers_contents(folder: Path, weights: Weights) -> Contents:
     check_paged(model)
     if weights in QUANTIZED:
         check_share(model)
-    shape = shape_of(model.config)
+    names = [name for name, _ in quantizable(model)] if weights in QUANTIZED else []
+    plain = _plain_tensors(model, names)
     return Contents(
-        architecture=shape.architecture,
+        architecture=shape_of(model.config).architecture,
         config={key: value for key, value in raw_config.items() if key not in _NOT_KEPT},
-        tensors=_tensors(model, weights),
-        n_tensors=len(_plain_tensors(model, weights)) + 2 * len(_quantized_names(model, weights)),
+        tensors=_tensors(model, plain, names, weights),
+        n_tensors=len(plain) + 2 * len(names),
     )
 
 
-def _tensors(model: PreTrainedModel, weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in _plain_tensors(model, weights).items():
+def _tensors(
+    model: PreTrainedModel, plain: Mapping[str, Tensor], names: Sequence[str], weights: Weights
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in plain.items():
         yield name, tensor.to(compute_dtype(weights)) if tensor.is_floating_point() else tensor
-    for name in _quantized_names(model, weights):
+    for name in names:
         linear = model.get_submodule(name)
         for suffix, tensor in quantize_linear(linear.weight.detach(), weights).items():
             yield f"{name}.{suffix}", tensor
 
 
-def _quantized_names(model: PreTrainedModel, weights: Weights) -> list[str]:
-    return [name for name, _ in quantizable(model)] if weights in QUANTIZED else []
-
-
-def _plain_tensors(model: PreTrainedModel, weights: Weights) -> dict[str, Tensor]:
+def _plain_tensors(model: PreTrainedModel, quantized: Sequence[str]) -> dict[str, Tensor]:
     """What is stored as it is: all but the weights to quantize and copies of a tied tensor."""
-    quantized = {f"{name}.weight" for name in _quantized_names(model, weights)}
+    left_out = {f"{name}.weight" for name in quantized}
     seen: set[int] = set()
     plain = {}
     for name, tensor in model.state_dict().items():
-        if name in quantized or tensor.data_ptr() in seen:
+        if name in left_out or tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
         plain[name] = tensor
