@@ -19,6 +19,7 @@ from cli import (
     keys,
     models,
     plan,
+    quantize,
     results,
     run,
     serve,
@@ -100,7 +101,7 @@ def _global_flags(
 def _models() -> typer.Typer:
     app = _group("The registry of quantized models on this machine.")
     app.command("add")(models.add)
-    app.command("quantize")(models.quantize)
+    app.command("quantize")(quantize.quantize)
     app.command("list")(models.list_models)
     app.command("show")(models.show)
     app.command("remove")(models.remove)

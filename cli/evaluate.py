@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -58,20 +57,25 @@ def evaluate(
     measured on --text, else on the expected answers after their prompts. What a candidate needs
     is quantized into the registry and stays there; answers and batches of the trials do not.
     """
-    from cli.answers import read_expected
-    from cli.candidates import Candidate, ensure_candidate, parse_candidates
-    from cli.evaluation import EvaluationPlan
+    from cli.candidates import Candidate, parse_candidates
     from cli.evaluation import evaluate as measure
-    from cli.evaluation_report import as_dict, check_plot, draw, print_evaluations
-    from cli.submission import InputOptions
+    from cli.evaluation import read_plan
+    from cli.evaluation_report import check_plot, draw, print_evaluations, summary
 
-    if prompts is None and (text is None or expected is not None):
-        raise InputError("there is nothing to measure: give --prompts FILE, --text FILE, or both")
     settings = load(context, **engine)
     chosen = parse_candidates(candidates)
     compared = Candidate.parse(reference) if reference else chosen[0]
     if compared not in chosen:
         raise InputError(f"--reference {reference} is none of --candidates {candidates}")
+    plan = read_plan(
+        chosen,
+        compared,
+        prompts=prompts,
+        expected=expected,
+        text=text,
+        trials=trials,
+        decoding=decoding,
+    )
     written = {"--report": report, "--plot": plot}
     files = {name: path for name, path in written.items() if path is not None}
     check_distinct(files)
@@ -79,32 +83,13 @@ def evaluate(
         check_writable(path)
     if plot is not None:
         check_plot(plot)
-    plan = EvaluationPlan(
-        candidates=chosen,
-        reference=compared,
-        prompts=None if prompts is None else InputOptions(path=prompts, defaults=decoding),
-        expected={} if expected is None else read_expected(expected),
-        text=None if text is None else read_text(text),
-        trials=trials,
-    )
-    keys = {each: ensure_candidate(settings, model, each) for each in chosen}
-    with tempfile.TemporaryDirectory(prefix="nightshift-evaluate-") as folder:
-        found = measure(settings, plan, keys, Path(folder))
-    figures = {"model": keys[chosen[0]].name, "reference": str(compared),
-               "candidates": [as_dict(each) for each in found]}  # fmt: skip
+    found = measure(settings, model, plan)
+    figures = summary(found, compared)
     if report is not None:
         write_json(report, figures)
     if plot is not None:
-        draw(found, plot, keys[chosen[0]].name)
+        draw(found, plot, found[0].key.name)
     if as_json:
         emit_json(figures)
     else:
         print_evaluations(found)
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file; raises InputError for one that cannot be read or is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"{path} cannot be read as UTF-8 text: {exc}") from exc

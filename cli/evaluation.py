@@ -8,12 +8,13 @@ does falls on all of them.
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.candidates import Candidate
+from cli.candidates import Candidate, ensure_candidate
 from cli.display import say
 from cli.run_steps import RunPlan, execute
 from cli.submission import InputOptions, open_lines
@@ -41,11 +42,37 @@ class EvaluationPlan:
     trials: int
 
 
+def read_plan(
+    candidates: Sequence[Candidate],
+    reference: Candidate,
+    *,
+    prompts: Path | None,
+    expected: Path | None,
+    text: Path | None,
+    trials: int,
+    decoding: Mapping[str, object],
+) -> EvaluationPlan:
+    """The plan of these files; raises InputError for one that cannot be used, and for none."""
+    from cli.answers import read_expected
+
+    if prompts is None and (text is None or expected is not None):
+        raise InputError("there is nothing to measure: give --prompts FILE, --text FILE, or both")
+    return EvaluationPlan(
+        candidates=candidates,
+        reference=reference,
+        prompts=None if prompts is None else InputOptions(path=prompts, defaults=decoding),
+        expected={} if expected is None else read_expected(expected),
+        text=None if text is None else _read_text(text),
+        trials=trials,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What was found of one candidate; None where nothing was asked that would show it."""
 
     candidate: Candidate
+    key: ModelKey
     artifact_bytes: int
     load_s: float | None = None
     peak_rss_bytes: int | None = None
@@ -68,23 +95,31 @@ class _Found:
     scores: ScoringResult | None = None
 
 
-def evaluate(
+def evaluate(settings: Settings, model: str, plan: EvaluationPlan) -> list[Evaluation]:
+    """Measure all candidates of a registered model or a folder, in the order of the plan.
+
+    What is missing is quantized into the registry. Raises what quantizing, running and scoring
+    raise, InputError when there is nothing to score.
+    """
+    keys = {each: ensure_candidate(settings, model, each) for each in plan.candidates}
+    with tempfile.TemporaryDirectory(prefix="nightshift-evaluate-") as folder:
+        return _measure(settings, plan, keys, Path(folder))
+
+
+def _measure(
     settings: Settings, plan: EvaluationPlan, keys: Mapping[Candidate, ModelKey], folder: Path
 ) -> list[Evaluation]:
-    """Measure all candidates, in the order of the plan; `folder` takes answers and a database.
-
-    Raises what running and scoring raise, InputError when there is nothing to score.
-    """
+    """`folder` takes answers and a database."""
     found = {candidate: _Found() for candidate in plan.candidates}
+    if plan.text is not None or plan.expected:
+        for candidate in filter(_is_scored, plan.candidates):
+            say(f"scoring: {candidate}")
+            found[candidate].scores = _score(settings, plan, keys[candidate], candidate)
     if plan.prompts is not None:
         for trial in range(plan.trials):
             for candidate in plan.candidates:
                 say(f"trial {trial + 1} of {plan.trials}: {candidate}")
                 _run(settings, plan, keys[candidate], candidate, found[candidate], folder)
-    if plan.text is not None or plan.expected:
-        for candidate in filter(_is_scored, plan.candidates):
-            say(f"scoring: {candidate}")
-            found[candidate].scores = _score(settings, plan, keys[candidate], candidate)
     reference = found[plan.reference].scores
     return [
         _summed_up(settings, keys[each], each, found[each], reference) for each in plan.candidates
@@ -156,11 +191,22 @@ def _texts(settings: Settings, plan: EvaluationPlan, key: ModelKey) -> tuple[Sco
         raise InputError("expected answers need their prompts: give --prompts FILE")
     _, lines = open_lines(settings, plan.prompts, key)
     accepted = [line for line in lines if isinstance(line, AcceptedLine)]
+    if not accepted:
+        raise InputError(
+            f"every request of {plan.prompts.path} is refused: `nightshift run` with it says why"
+        )
     return tuple(
         ScoredText(prompt=line.prompt, text=plan.expected[line.custom_id])
         for line in accepted
         if line.custom_id in plan.expected
     )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path} cannot be read as UTF-8 text: {exc}") from exc
 
 
 def _summed_up(
@@ -177,6 +223,7 @@ def _summed_up(
     agreement = None if scores is None or reference is None else scores.agreement(reference)
     return Evaluation(
         candidate=candidate,
+        key=key,
         artifact_bytes=entry.bytes,
         load_s=statistics.median(run.seconds_load for run in runs) if runs else None,
         peak_rss_bytes=max(run.peak_rss_bytes for run in runs) if runs else None,

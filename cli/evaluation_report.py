@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.candidates import Candidate
 from cli.display import format_bytes, format_seconds, print_table
 from cli.evaluation import Evaluation
 from models.errors import InputError, SettingsError
@@ -32,7 +33,16 @@ def print_evaluations(evaluations: Sequence[Evaluation]) -> None:
     print_table(_HEAD, rows)
 
 
-def as_dict(evaluation: Evaluation) -> dict[str, object]:
+def summary(evaluations: Sequence[Evaluation], reference: Candidate) -> dict[str, object]:
+    """The JSON report."""
+    return {
+        "model": evaluations[0].key.name,
+        "reference": str(reference),
+        "candidates": [_as_dict(each) for each in evaluations],
+    }
+
+
+def _as_dict(evaluation: Evaluation) -> dict[str, object]:
     """One candidate in the JSON report; null where nothing was asked that would show it."""
     return {
         "weights": str(evaluation.candidate.weights),

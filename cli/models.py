@@ -11,7 +11,6 @@ from cli.context import all_entries, load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
 from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, split_name
 from models.backend_name import BackendName
-from models.errors import NotFoundError
 from models.model_key import Weights
 
 if TYPE_CHECKING:
@@ -46,35 +45,14 @@ def add(
     """
     registry = open_registry(load(context, backend=backend))
     entry = add_to_registry(registry, source, name=name, weights=weights, revision=revision)
-    _report(entry, as_json=as_json)
-
-
-def quantize(
-    context: typer.Context,
-    name: RegisteredName,
-    weights: Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")],
-    backend: For = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Make another kind of weights of a registered model, from the same source."""
-    registry = open_registry(load(context, backend=backend))
-    known = next((entry for entry in registry.entries() if entry.key.name == name), None)
-    if known is None:
-        raise NotFoundError(
-            f"there is no model {name}: add it with `nightshift model add PATH_OR_HUB_ID "
-            f"--name {name} --weights {weights}`"
-        )
-    entry = add_to_registry(
-        registry, known.source, name=name, weights=weights, revision=known.commit
-    )
-    _report(entry, as_json=as_json)
+    report(entry, as_json=as_json)
 
 
 def list_models(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the registered models, of all backends."""
     entries = all_entries(load(context))
     if as_json:
-        emit_json([_as_dict(entry) for entry in entries])
+        emit_json([as_dict(entry) for entry in entries])
     elif entries:
         print_table(
             ("NAME", "WEIGHTS", "BACKEND", "SIZE", "SOURCE"),
@@ -104,9 +82,9 @@ def show(
     registry = open_registry(load(context, backend=backend))
     entry = registry.entry(registry.resolve(*split_name(name, weights)))
     if as_json:
-        emit_json(_as_dict(entry))
+        emit_json(as_dict(entry))
     else:
-        print_pairs([(name, str(value)) for name, value in _as_dict(entry).items()])
+        print_pairs([(name, str(value)) for name, value in as_dict(entry).items()])
 
 
 def remove(
@@ -122,14 +100,16 @@ def remove(
     say(f"removed {key}")
 
 
-def _report(entry: RegistryEntry, *, as_json: bool) -> None:
+def report(entry: RegistryEntry, *, as_json: bool) -> None:
+    """Print the key of an artifact, or all of it."""
     if as_json:
-        emit_json(_as_dict(entry))
+        emit_json(as_dict(entry))
     else:
         emit(str(entry.key))
 
 
-def _as_dict(entry: RegistryEntry) -> dict[str, object]:
+def as_dict(entry: RegistryEntry) -> dict[str, object]:
+    """An artifact in JSON."""
     return {
         "name": entry.key.name,
         "weights": str(entry.key.weights),

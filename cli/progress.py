@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from cli.display import format_seconds, say
+from cli.display import format_bytes, format_seconds, say
+from worker.backends.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -142,12 +143,13 @@ class TerminalProgress:
 
 
 class TensorProgress:
-    """How many tensors of a model are done; silent when nothing is to be done."""
+    """How many tensors of a model are done, and what it took; silent when nothing is to be done."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._is_terminal = sys.stderr.isatty()
         self._told = 0
+        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +162,9 @@ class TensorProgress:
     ) -> None:
         if self._is_terminal and self._told:
             say("")
+        if self._told and error is None:
+            took, memory = time.monotonic() - self._started, peak_rss_bytes()
+            say(f"{self._title} took {format_seconds(took)} and {format_bytes(memory)} of memory")
 
     def update(self, done: int, total: int) -> None:
         """Tell the counts: on one line in a terminal, elsewhere at a quarter each."""

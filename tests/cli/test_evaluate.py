@@ -74,6 +74,40 @@ def test_a_text_alone_gives_perplexity_and_agreement(evaluator: Console, tmp_pat
     assert int8["tokens_per_second"] is int8["exact_percent"] is None
 
 
+def test_a_quantized_model_is_measured_beside_the_full_one(
+    evaluator: Console, prompts: Path, expected: Path
+) -> None:
+    evaluator.succeed("model", "add", MODEL, "--weights", "int8")
+    flags = (MODEL.name, "--weights", "int4", "--prompts", prompts, "--expected", expected)
+    made = json.loads(evaluator.succeed("model", "quantize", *flags, "--json"))
+    assert (made["name"], made["weights"]) == (MODEL.name, "int4")
+    assert made["evaluation"]["reference"] == "bf16"
+    bf16, int4 = made["evaluation"]["candidates"]
+    assert int4["artifact_bytes"] == made["bytes"] < bf16["artifact_bytes"]
+    assert bf16["agreement_percent"] == 100.0 >= int4["agreement_percent"] > 97.0
+    assert int4["perplexity"] != bf16["perplexity"]
+    assert len(int4["tokens_per_second_trials"]) == 3
+    head, full, quantized = evaluator.succeed("model", "quantize", *flags).splitlines()
+    assert (full.split()[0], quantized.split()[0]) == ("bf16", "int4")
+    assert len(head.split()) == 8
+
+
+def test_nothing_is_quantized_when_its_files_cannot_be_read(evaluator: Console) -> None:
+    flags = (MODEL.name, "--weights", "fp32", "--text", "missing.txt")
+    assert_one_sentence(evaluator.call("model", "quantize", *flags), "missing.txt")
+
+
+def test_requests_for_another_model_measure_nothing(
+    evaluator: Console, prompts: Path, expected: Path
+) -> None:
+    evaluator.succeed("model", "add", MODEL, "--name", "other", "--weights", "int8")
+    flags = ("--candidates", "int8", "--prompts", prompts, "--expected", expected)
+    ended = evaluator.call("evaluate", "other", *flags)
+    assert ended.returncode == 2
+    assert "is refused: `nightshift run`" in ended.stderr.splitlines()[-1]
+    assert "trial" not in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

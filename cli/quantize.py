@@ -1,0 +1,99 @@
+"""`nightshift model quantize`: other weights of a model, and what they lose beside the full one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.context import load, open_registry
+from cli.display import emit, emit_json
+from cli.model_choice import add_to_registry
+from cli.models import For, RegisteredName, as_dict
+from models.errors import NotFoundError
+from models.model_key import Weights
+
+if TYPE_CHECKING:
+    from cli.evaluation import EvaluationPlan
+    from models.settings import Settings
+    from worker.llm.registry import Registry, RegistryEntry
+
+TRIALS = 3
+GREEDY = {"temperature": 0.0}
+
+
+def quantize(
+    context: typer.Context,
+    name: RegisteredName,
+    weights: Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")],
+    backend: For = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Requests that measure speed and memory.")
+    ] = None,
+    expected: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Their answers, as for `evaluate`.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text whose perplexity is measured.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make another kind of weights of a registered model, from the same source.
+
+    With --prompts, --text or both it is then measured beside the full model: bf16, or fp32 where
+    bf16 itself was made. `nightshift evaluate` compares more.
+    """
+    settings = load(context, backend=backend)
+    plan = None
+    if any(file is not None for file in (prompts, expected, text)):
+        plan = _beside_the_full_model(settings, weights, prompts, expected, text)
+    entry = _requantized(open_registry(settings), name, weights)
+    if plan is None:
+        emit_json(as_dict(entry)) if as_json else emit(str(entry.key))
+        return
+    from cli.evaluation import evaluate
+    from cli.evaluation_report import print_evaluations, summary
+
+    found = evaluate(settings, name, plan)
+    if as_json:
+        emit_json({**as_dict(entry), "evaluation": summary(found, plan.reference)})
+    else:
+        print_evaluations(found)
+
+
+def _requantized(registry: Registry, name: str, weights: Weights) -> RegistryEntry:
+    known = next((entry for entry in registry.entries() if entry.key.name == name), None)
+    if known is None:
+        raise NotFoundError(
+            f"there is no model {name}: add it with `nightshift model add PATH_OR_HUB_ID "
+            f"--name {name} --weights {weights}`"
+        )
+    return add_to_registry(
+        registry, known.source, name=name, weights=weights, revision=known.commit
+    )
+
+
+def _beside_the_full_model(
+    settings: Settings,
+    weights: Weights,
+    prompts: Path | None,
+    expected: Path | None,
+    text: Path | None,
+) -> EvaluationPlan:
+    from cli.candidates import Candidate
+    from cli.evaluation import read_plan
+
+    full = Weights.FP32 if weights is Weights.BF16 else Weights.BF16
+    reference = Candidate(full, settings.backend)
+    made = Candidate(weights, settings.backend)
+    return read_plan(
+        list(dict.fromkeys((reference, made))),
+        reference,
+        prompts=prompts,
+        expected=expected,
+        text=text,
+        trials=TRIALS,
+        decoding=GREEDY,
+    )
