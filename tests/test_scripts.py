@@ -144,5 +144,5 @@ def test_an_extra_index_for_torch_is_used_only_when_given() -> None:
 
 def test_ci_runs_what_anybody_can_run() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert lines[-1] == "exec make test test-faults </dev/null"
+    assert lines[-1] == "exec make test test-faults test-ipex </dev/null"
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
