@@ -21,6 +21,7 @@ from api.problems import add_problem_handlers
 from api.request_ids import RequestIds
 from api.routes import (
     batches,
+    canaries,
     course,
     estimate,
     events,
@@ -83,7 +84,7 @@ def create_app(settings: Settings, database: Database, *, host: str = LOOPBACK) 
         estimator=Estimator(database, settings),
     )
     routers = (files, batches, course, results, events, manifest, estimate, models, workers)
-    for routes in (*routers, webhooks, health, metrics):
+    for routes in (*routers, canaries, webhooks, health, metrics):
         app.include_router(routes.router)
     add_site(app)
     add_problem_handlers(app)

@@ -20,6 +20,7 @@ from models.database import Database
 from models.errors import NightshiftError
 from models.model_key import ModelKey
 from models.states import BatchState
+from models.store.canaries import CanaryFigures, canary_figures
 from models.store.queue_figures import (
     COUNTED_CHUNKS,
     FAILED_ATTEMPTS,
@@ -45,6 +46,7 @@ class _Counted:
 
     queue: QueueFigures
     workers: list[WorkerFigures]
+    canaries: list[CanaryFigures]
 
 
 class StoreCollector(Collector):
@@ -68,13 +70,16 @@ class StoreCollector(Collector):
         yield from _of_queue(counted.queue)
         yield from _of_models(counted.queue)
         yield from _of_workers(counted.workers)
+        yield from _of_canaries(counted.canaries)
 
     def _count(self) -> _Counted:
         with self._lock:
             is_old = time.monotonic() - self._counted_at > KEPT_FOR_S
             if self._counted is None or is_old:
                 self._counted = _Counted(
-                    queue_figures(self._database), worker_figures(self._database)
+                    queue_figures(self._database),
+                    worker_figures(self._database),
+                    canary_figures(self._database),
                 )
                 self._counted_at = time.monotonic()
             return self._counted
@@ -161,6 +166,23 @@ def _of_workers(found: list[WorkerFigures]) -> Iterable[Metric]:
         speed.add_metric((*names, "prompt"), figures.prompt_tokens_per_second)
         speed.add_metric((*names, "output"), figures.output_tokens_per_second)
     return (counts, memory, peak, leased, speed)
+
+
+def _of_canaries(found: list[CanaryFigures]) -> Iterable[Metric]:
+    exact = _gauge(
+        "canary_exact_ratio", "Share of expected answers that the newest canary got.", "model"
+    )
+    speed = _gauge(
+        "canary_tokens_per_second", "Output tokens a second of the newest canary.", "model"
+    )
+    at = _gauge("canary_timestamp_seconds", "When the newest canary was measured.", "model")
+    for figures in found:
+        name = (str(figures.model),)
+        exact.add_metric(name, figures.exact_ratio)
+        at.add_metric(name, figures.measured_at)
+        if figures.output_tokens_per_second is not None:
+            speed.add_metric(name, figures.output_tokens_per_second)
+    return (exact, speed, at)
 
 
 def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ def read_expected(path: Path) -> dict[str, str]:
     Raises InputError for a file that cannot be read or has another shape.
     """
     expected = {}
-    for number, line in enumerate(_objects(path), start=1):
+    for number, line in enumerate(read_objects(path), start=1):
         custom_id, answer = line.get("custom_id"), line.get("answer")
         if not isinstance(custom_id, str) or not isinstance(answer, str):
             raise InputError(
@@ -28,18 +28,23 @@ def read_expected(path: Path) -> dict[str, str]:
     return expected
 
 
-def read_answers(path: Path) -> dict[str, str]:
-    """The text of every request's first choice, by custom_id, from an output file of a run."""
-    return {str(line["custom_id"]): _text(line) for line in _objects(path)}
+def count_exact(lines: Iterable[Mapping[str, Any]], expected: Mapping[str, str]) -> int:
+    """How many of the expected answers are among output lines, but for spaces around them.
+
+    A request's answer is the text of its first choice.
+    """
+    answers = {str(line["custom_id"]): _text(line) for line in lines}
+    return sum(answers.get(custom_id) == answer for custom_id, answer in expected.items())
 
 
-def _text(line: dict[str, Any]) -> str:
+def _text(line: Mapping[str, Any]) -> str:
     choice = line["response"]["body"]["choices"][0]
     text: str = choice["text"] if "text" in choice else choice["message"]["content"]
     return text.strip()
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects in the lines of a file; raises InputError for anything else."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:

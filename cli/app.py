@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from cli import (
     batches,
+    canary,
     databases,
     doctor,
     evaluate,
@@ -53,6 +54,7 @@ def build_command() -> Command:
     app.command()(serve.serve)
     app.command()(generate.generate)
     app.command()(evaluate.evaluate)
+    app.command()(canary.canary)
     app.add_typer(_models(), name="model")
     app.add_typer(_keys(), name="key")
     app.add_typer(_webhooks(), name="webhook")

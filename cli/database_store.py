@@ -12,10 +12,11 @@ from cli.submission import InputOptions, submit_input
 from models.database import Database
 from models.errors import NotFoundError
 from models.model_key import ModelKey, Weights
-from models.projections import describe_batch, describe_batches
+from models.projections import describe_batch, describe_batches, describe_canary
 from models.settings import Settings
 from models.states import ResultStatus
 from models.store.batches import cancel_batch, finalize_batch, get_batch, list_batches
+from models.store.canaries import canary_figures
 from models.store.commit_log import follow_results
 from models.store.pauses import pause_batch, resume_batch
 from models.store.results import stream_records
@@ -46,6 +47,10 @@ class DatabaseStore:
         """The newest batches, newest first."""
         found = list_batches(self._database, limit=limit)
         return cast("list[Batch]", describe_batches(self._database, found))
+
+    def canaries(self) -> list[Json]:
+        """Every model's newest canary, by name."""
+        return [describe_canary(figures) for figures in canary_figures(self._database)]
 
     def await_end(self, batch_id: str, timeout_s: float | None) -> Batch:
         """Poll until the batch has ended or the time is up."""

@@ -161,11 +161,9 @@ def _is_scored(candidate: Candidate) -> bool:
 
 def exact_percent(output: Path, expected: Mapping[str, str]) -> float:
     """How many of the expected answers an output file has, but for spaces around them."""
-    from cli.answers import read_answers
+    from cli.answers import count_exact, read_objects
 
-    answers = read_answers(output)
-    right = sum(answers.get(custom_id) == answer for custom_id, answer in expected.items())
-    return _PERCENT * right / len(expected)
+    return _PERCENT * count_exact(read_objects(output), expected) / len(expected)
 
 
 def _score(

@@ -20,7 +20,7 @@ from models.model_key import Weights
 from models.states import ResultStatus
 
 if TYPE_CHECKING:
-    from nightshift import Batch
+    from nightshift import Batch, Json
 
 ResultLine = Mapping[str, object]
 
@@ -43,6 +43,9 @@ class JobStore(Protocol):
 
     def newest(self, limit: int) -> list[Batch]:
         """The newest batches, newest first."""
+
+    def canaries(self) -> list[Json]:
+        """Every model's newest canary, by name."""
 
     def await_end(self, batch_id: str, timeout_s: float | None) -> Batch:
         """The batch when it has ended, or as it stands after the timeout."""

@@ -54,6 +54,10 @@ class RemoteStore:
         """The newest batches, newest first."""
         return list(self._connection.json("GET", "/v1/batches", params={"limit": limit})["data"])
 
+    def canaries(self) -> list[Json]:
+        """What the server tells."""
+        return self._client.canaries()
+
     def await_end(self, batch_id: str, timeout_s: float | None) -> Batch:
         """Let the server say when the batch has ended."""
         return self._client.wait(

@@ -31,12 +31,14 @@ def status(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show where a batch stands, or list the newest batches."""
+    """Show where a batch stands, or list the newest batches and every model's newest canary."""
     if watch and batch is None:
         raise typer.BadParameter("--watch needs the id of a batch")
     with open_job_store(context) as store:
         if batch is None:
             _list(store.newest(LISTED), as_json=as_json)
+            if not as_json and (canaries := store.canaries()):
+                _print_canaries(canaries)
         elif watch:
             _watch(store, batch, as_json=as_json)
         else:
@@ -92,6 +94,31 @@ def _list(batches: list[Batch], *, as_json: bool) -> None:
         say("no batch yet; `nightshift submit` or `nightshift run` makes one")
 
 
+def _print_canaries(canaries: list[Json]) -> None:
+    emit("")
+    columns = ("CANARY", "EXACT", "BEFORE", "TOKENS/S", "BEFORE", "MEASURED")
+    rows = [
+        (
+            each["id"],
+            _percent(each["exact"] / each["expected"]),
+            _percent(each["earlier_exact_ratio"]),
+            _speed(each["tokens_per_second"]),
+            _speed(each["earlier_tokens_per_second"]),
+            format_time(each["measured_at"]),
+        )
+        for each in canaries
+    ]
+    print_table(columns, rows)
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1%}"
+
+
+def _speed(tokens_per_second: float | None) -> str:
+    return "-" if tokens_per_second is None else f"{tokens_per_second:.1f}"
+
+
 def _row(batch: Batch) -> tuple[str, ...]:
     counts = batch["request_counts"]
     numbers = (str(_done(batch)), str(counts["total"]), str(counts["failed"]))
@@ -128,7 +155,7 @@ def _show(batch: Batch, *, as_json: bool) -> None:
             ("model", _model(batch)),
             ("requests", f"{_done(batch)} of {counts['total']}, {counts['failed']} failed"),
             ("tokens", f"{usage['input_tokens']} prompt, {usage['output_tokens']} output"),
-            ("tokens/s", "-" if speed is None else f"{speed:.1f}"),
+            ("tokens/s", _speed(speed)),
             ("left", "-" if eta_s is None else f"about {format_seconds(eta_s)}"),
             ("created", format_time(batch["created_at"])),
             ("ended", format_time(_ended_at(batch))),

@@ -16,6 +16,7 @@ from models.database import Database
 from models.errors import NotFoundError
 from models.states import ResultStatus
 from models.store.batches import get_batch
+from models.store.canaries import CanaryFigures
 from models.store.commit_log import follow_results
 from models.store.files import StoredFile, get_file, keep_output_file
 from models.store.results import stream_records
@@ -73,6 +74,20 @@ def output_file(batch: Batch, kind: OutputKind) -> OutputFile | None:
 def describe_batch(database: Database, batch: Batch) -> Json:
     """The batch as everybody is shown it: with its speed, and its files once it has ended."""
     return describe_batches(database, [batch])[0]
+
+
+def describe_canary(figures: CanaryFigures) -> Json:
+    """A model's newest canary as the API shows it."""
+    return {
+        "id": str(figures.model),
+        "object": "canary",
+        "measured_at": int(figures.measured_at),
+        "expected": figures.n_expected,
+        "exact": figures.n_exact,
+        "tokens_per_second": figures.output_tokens_per_second,
+        "earlier_exact_ratio": figures.earlier_exact_ratio,
+        "earlier_tokens_per_second": figures.earlier_tokens_per_second,
+    }
 
 
 def describe_batches(database: Database, found: Sequence[Batch]) -> list[Json]:

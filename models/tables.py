@@ -297,6 +297,19 @@ model_files: Final = Table(
     Column("content", LargeBinary, nullable=False),
 )
 
+canaries: Final = Table(
+    "canaries",  # what live workers made of the same requests, time after time
+    metadata,
+    Column("id", _ROW_ID, primary_key=True),
+    Column("model_name", Text, nullable=False),
+    Column("weights", Text, nullable=False),
+    Column("measured_at", Double, nullable=False),
+    Column("n_expected", Integer, nullable=False),
+    Column("n_exact", Integer, nullable=False),
+    Column("output_tokens_per_second", Double),
+    Index(None, "model_name", "weights", "id"),
+)
+
 api_keys: Final = Table(
     "api_keys",
     metadata,

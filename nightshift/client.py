@@ -128,6 +128,10 @@ class Client:
         """Every worker that has not left, with its speed, its memory and what it works on."""
         return list(self.connection.json("GET", "/v1/workers")["data"])
 
+    def canaries(self) -> list[Json]:
+        """Every model's newest canary: exact answers and speed, beside what was usual before."""
+        return list(self.connection.json("GET", "/v1/canaries")["data"])
+
     def _batch(self, method: str, batch_id: str, path: str = "", **options: Any) -> Batch:
         return cast("Batch", self.connection.json(method, _path(batch_id, path), **options))
 

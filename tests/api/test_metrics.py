@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, update
 
 from api import store_metrics
 from models.database import Database
+from models.store.canaries import record_canary
 from models.store.commit import commit_outcomes
 from models.store.queue_figures import QueueFigures, queue_figures
 from models.store.sweep import sweep
@@ -73,6 +74,7 @@ def a_bit_of_everything(database: Database) -> None:
     sweep(database, dispatch_timeout_s=60, max_crashes=1)  # the first of its chunks is given up
     claim(database)
     submit(database, 8)
+    record_canary(database, MODEL, n_expected=4, n_exact=3, output_tokens_per_second=50.0)
 
 
 def documented() -> dict[str, tuple[str, tuple[str, ...], str]]:
@@ -134,6 +136,9 @@ def test_figures_are_those_of_the_store(database: Database) -> None:
     assert told.value("nightshift_worker_leased_chunks", **worker) == 1
     assert told.value("nightshift_worker_tokens_per_second", **worker, kind="output") > 0
     assert of_model("workers", state="live") == 1
+    assert of_model("canary_exact_ratio") == 0.75
+    assert of_model("canary_tokens_per_second") == 50.0
+    assert of_model("canary_timestamp_seconds") > 1.7e9
 
 
 def test_requests_that_one_attempt_finished_do_not_run(database: Database) -> None:

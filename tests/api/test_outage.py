@@ -35,6 +35,7 @@ GETS = (
     "/v1/batches/batch_1/events",
     "/v1/batches/batch_1/manifest",
     "/v1/batches/batch_1/results",
+    "/v1/canaries",
     "/v1/files",
     "/v1/files/file-1",
     "/v1/files/file-1/content",

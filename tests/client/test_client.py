@@ -170,6 +170,7 @@ def test_the_other_calls(pauses: list[float]) -> None:
             answer({"counts": {}}),
             answer({"requests": 3}),
             answer({"object": "list", "data": [{"id": "w1"}]}),
+            answer({"object": "list", "data": [{"id": "demo:int8"}]}),
         ]
     )
     with script.client() as client:
@@ -178,6 +179,7 @@ def test_the_other_calls(pauses: list[float]) -> None:
         assert client.manifest("batch_1") == {"counts": {}}
         assert client.estimate(asked) == {"requests": 3}
         assert client.workers() == [{"id": "w1"}]
+        assert client.canaries() == [{"id": "demo:int8"}]
     assert script.paths == [
         "POST /v1/batches/batch_1/pause",
         "POST /v1/batches/batch_1/pause",
@@ -185,6 +187,7 @@ def test_the_other_calls(pauses: list[float]) -> None:
         "GET /v1/batches/batch_1/manifest",
         "POST /v1/batches:estimate",
         "GET /v1/workers",
+        "GET /v1/canaries",
     ]
     assert json.loads(script.asked[4].content) == asked
     assert len(pauses) == 1

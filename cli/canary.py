@@ -1,0 +1,121 @@
+"""`nightshift canary`: whether live workers still answer the same requests as well and as fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.context import load, open_database
+from cli.display import emit, emit_json, say
+from cli.job_store import JobStore, SubmitOrder
+from cli.status import has_ended, raise_unless_completed
+from cli.submission import InputOptions
+from models.errors import BatchNotCompleted, UnavailableError
+from models.model_key import ModelKey, Weights
+from models.states import ResultStatus
+
+if TYPE_CHECKING:
+    from models.database import Database
+    from nightshift import Json
+
+GREEDY = {"temperature": 0.0}  # a default: what a request says itself wins
+
+
+def canary(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="NAME", help="Registered name.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Requests, as for `submit`.")],
+    expected: Annotated[
+        Path, typer.Option(metavar="FILE", help='Lines of {"custom_id": …, "answer": …}.')
+    ],
+    weights: options.WeightsKind = None,
+    every: Annotated[
+        float | None,
+        typer.Option(min=1.0, metavar="SECONDS", help="Again and again, until it is stopped."),
+    ] = None,
+    priority: Annotated[int, typer.Option(metavar="N", help="Higher runs first.")] = 0,
+    timeout: Annotated[
+        float, typer.Option(min=1.0, metavar="SECONDS", help="Cancel one that takes longer.")
+    ] = 3600.0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Let live workers answer known requests, and keep how many answers were exact and how fast.
+
+    `nightshift status`, GET /v1/canaries and GET /metrics show the newest of each model. With
+    --every one that fails is told and the next one tried; without, the exit code tells.
+    """
+    from cli.answers import read_expected
+    from cli.database_store import DatabaseStore
+
+    settings = load(context)
+    asked = InputOptions(path=prompts, defaults=GREEDY)
+    asked.check_readable()
+    wanted = read_expected(expected)
+    order = SubmitOrder(model=model, weights=weights, idempotency_key=None, priority=priority)
+    with open_database(settings) as database:
+        store = DatabaseStore(settings, database)
+        while True:
+            started = time.monotonic()
+            try:
+                figures = _measure(store, database, asked, order, wanted, timeout)
+                _print(figures, as_json=as_json)
+            except (BatchNotCompleted, UnavailableError) as exc:
+                if every is None:
+                    raise
+                say(f"this canary failed: {exc}")
+            if every is None:
+                return
+            time.sleep(max(0.0, every - (time.monotonic() - started)))
+
+
+def _measure(
+    store: JobStore,
+    database: Database,
+    asked: InputOptions,
+    order: SubmitOrder,
+    expected: Mapping[str, str],
+    timeout_s: float,
+) -> Json:
+    """One batch through the queue; raises BatchNotCompleted, and as submitting does."""
+    from cli.answers import count_exact
+    from models.store.canaries import record_canary
+
+    batch = store.await_end(store.submit(asked, order)["id"], timeout_s)
+    if not has_ended(batch):
+        store.cancel(batch["id"])
+        raise BatchNotCompleted(
+            f"batch {batch['id']} was not completed within {timeout_s:g} s and is cancelled: see "
+            "that a worker of its model runs, or give a longer --timeout"
+        )
+    raise_unless_completed(batch)
+    n_exact = count_exact(store.lines(batch, ResultStatus.OK), expected)
+    model = ModelKey(str(batch["model"]), Weights(batch["nightshift"]["weights"]))
+    speed = batch["nightshift"]["tokens_per_second"]
+    record_canary(
+        database,
+        model,
+        n_expected=len(expected),
+        n_exact=n_exact,
+        output_tokens_per_second=speed,
+    )
+    return {
+        "model": str(model),
+        "batch": batch["id"],
+        "expected": len(expected),
+        "exact": n_exact,
+        "tokens_per_second": speed,
+    }
+
+
+def _print(figures: Json, *, as_json: bool) -> None:
+    if as_json:
+        emit_json(figures, indent=None)
+        return
+    speed = figures["tokens_per_second"]
+    told = "" if speed is None else f", {speed:.1f} tokens/s"
+    emit(f"{figures['model']}: {figures['exact']} of {figures['expected']} exact{told}")
