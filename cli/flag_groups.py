@@ -59,6 +59,9 @@ def _engine() -> dict[str, Any]:
             int | None, _option("Sequences that the engine runs at once at most.", "N")
         ],
         "step_tokens": Annotated[int | None, _option("Tokens of one engine step at most.", "N")],
+        "context_tokens": Annotated[
+            int | None, _option("Prompt and answer at most; default: what the model can.", "N")
+        ],
         "kv_cache_bytes": Annotated[
             int | None, _option("Memory of the KV cache; default: what is free.", "BYTES")
         ],

@@ -72,6 +72,7 @@ def plan_for(
     demand = demand_of(
         open_registry(settings).entry(key),
         max_sequences=settings.max_sequences,
+        context_tokens=settings.context_tokens,
         threads=settings.threads,
         kv_cache_bytes=settings.kv_cache_bytes,
     )

@@ -148,6 +148,10 @@ class Settings(BaseModel):
         default=96, description="Sequences that the engine runs at once at most."
     )
     step_tokens: Count = Field(default=512, description="Tokens of one engine step at most.")
+    context_tokens: Count | None = Field(
+        default=None,
+        description="Tokens of one prompt with its answer at most; unset: what the model can.",
+    )
     kv_cache_bytes: Count | None = Field(
         default=None, description="Memory of the KV cache; unset: what is free, less a reserve."
     )

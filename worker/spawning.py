@@ -26,6 +26,7 @@ def engine_config(settings: Settings, model: ModelKey) -> EngineProcessConfig:
         threads=settings.threads,
         max_sequences=settings.max_sequences,
         step_tokens=settings.step_tokens,
+        context_tokens=settings.context_tokens,
         kv_cache_bytes=settings.kv_cache_bytes,
         kernel_cache=settings.kernel_cache_path,
     )

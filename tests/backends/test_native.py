@@ -258,6 +258,18 @@ def test_an_answer_may_fill_the_context_to_its_last_token(backend: EngineBackend
     assert (result.output_tokens, result.choices[0].finish_reason) == (3, "length")
 
 
+def test_a_setting_bounds_prompt_and_answer_and_the_model_does_too(tmp_path: Path) -> None:
+    artifact = write_tiny_artifact(tmp_path)
+    short = load(EngineProcessConfig(artifact=artifact, threads=1, context_tokens=10))
+    assert short.describe().context_tokens == 10
+    result = answer(short, TokenPrompt(token_ids=(5,) * 6), temperature=0, ignore_eos=True)
+    assert (result.output_tokens, result.choices[0].finish_reason) == (4, "length")
+    with pytest.raises(RequestRefused, match="10"):
+        add(short, prompt=TokenPrompt(token_ids=(5,) * 10))
+    own = load(EngineProcessConfig(artifact=artifact, threads=1, context_tokens=10**6))
+    assert own.describe().context_tokens == CONTEXT_TOKENS
+
+
 def test_a_cancelled_request_gets_no_answer(backend: EngineBackend) -> None:
     add(backend, "gone", max_tokens=50)
     add(backend, "stays", max_tokens=3)

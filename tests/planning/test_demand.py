@@ -41,7 +41,9 @@ def test_a_family_that_is_not_built_is_read_by_the_usual_names(tmp_path: Path) -
 
 def test_a_registered_model_is_read_without_its_tensors(tmp_path: Path) -> None:
     entry = add_model(Registry(tmp_path), str(MODEL), name="demo-model", weights=Weights.INT8)
-    demand = demand_of(entry, max_sequences=8, threads=None, kv_cache_bytes=None)
+    demand = demand_of(
+        entry, max_sequences=8, context_tokens=None, threads=None, kv_cache_bytes=None
+    )
     tensors = entry.folder.glob("*.safetensors")
     assert demand.weight_bytes == sum(path.stat().st_size for path in tensors)
     assert demand.context_tokens == read_model_config(MODEL).max_position_embeddings
@@ -51,6 +53,7 @@ def test_a_registered_model_is_read_without_its_tensors(tmp_path: Path) -> None:
 
 def test_memory_that_the_user_gives_is_what_it_takes(tmp_path: Path) -> None:
     entry = add_model(Registry(tmp_path), str(MODEL), name="demo-model", weights=Weights.INT8)
-    demand = demand_of(entry, max_sequences=8, threads=3, kv_cache_bytes=12345)
+    demand = demand_of(entry, max_sequences=8, context_tokens=100, threads=3, kv_cache_bytes=12345)
+    assert demand.context_tokens == 100
     kv_bytes = (demand.least_kv_bytes, demand.good_kv_bytes, demand.most_kv_bytes)
     assert kv_bytes == (12345, 12345, 12345)

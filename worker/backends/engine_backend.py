@@ -209,7 +209,8 @@ def plan_engine(
     config: EngineProcessConfig, shape: ModelConfig, dtype: torch.dtype
 ) -> tuple[EngineConfig, CacheDemand]:
     """What an engine runs at once, by the settings or by the memory that is free."""
-    context_tokens = shape.max_position_embeddings
+    own_limit = shape.max_position_embeddings
+    context_tokens = min(own_limit, config.context_tokens or own_limit)
     max_sequences = min(config.max_sequences, config.step_tokens)
     demand = CacheDemand(
         block_bytes(shape, BLOCK_TOKENS, dtype),

@@ -23,6 +23,7 @@ class EngineProcessConfig(Frozen):
     threads: Count | None = None
     max_sequences: Count = 96
     step_tokens: Count = 512
+    context_tokens: Count | None = None  # of one request; a model's own limit counts as well
     kv_cache_bytes: Count | None = None
     prefix_cache: bool = True
     kernel_cache: Path | None = None  # folder of compiled kernels; None: PyTorch alone

@@ -27,7 +27,7 @@ def load_ipex(config: EngineProcessConfig, artifact: Artifact) -> EngineBackend:
         log.warning("%s", warning)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    loaded = load_ipex_model(artifact)
+    loaded = load_ipex_model(artifact, context_tokens=config.context_tokens)
     is_bfloat16 = loaded.recipe.activations is Activations.BF16
     dtype = torch.bfloat16 if is_bfloat16 else torch.float32
     limits, demand = plan_engine(config, loaded.config, dtype)

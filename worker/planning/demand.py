@@ -60,16 +60,24 @@ class ModelDemand:
 
 
 def demand_of(
-    entry: RegistryEntry, *, max_sequences: int, threads: int | None, kv_cache_bytes: int | None
+    entry: RegistryEntry,
+    *,
+    max_sequences: int,
+    context_tokens: int | None,
+    threads: int | None,
+    kv_cache_bytes: int | None,
 ) -> ModelDemand:
-    """The demand of a registered model; raises ArtifactError, UnsupportedModel."""
+    """The demand of a registered model, whose own context counts where it is shorter.
+
+    Raises ArtifactError, UnsupportedModel.
+    """
     manifest = read_manifest(entry.folder)
     shape = read_cache_shape(entry.folder)
     return ModelDemand(
         name=str(entry.key),
         weight_bytes=_tensor_bytes(Artifact(entry.folder, manifest, manifest.digest)),
         kv_bytes_per_token=shape.bytes_per_token(entry.key.weights),
-        context_tokens=shape.context_tokens,
+        context_tokens=min(shape.context_tokens, context_tokens or shape.context_tokens),
         max_sequences=max_sequences,
         threads=threads,
         kv_cache_bytes=kv_cache_bytes,
