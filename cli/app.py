@@ -21,9 +21,11 @@ from cli import (
     models,
     plan,
     quantize,
+    registry_care,
     results,
     run,
     serve,
+    sharing,
     status,
     submit,
     webhooks,
@@ -107,6 +109,10 @@ def _models() -> typer.Typer:
     app.command("list")(models.list_models)
     app.command("show")(models.show)
     app.command("remove")(models.remove)
+    app.command("push")(sharing.push)
+    app.command("pull")(sharing.pull)
+    app.command("verify")(registry_care.verify)
+    app.command("gc")(registry_care.collect)
     return app
 
 

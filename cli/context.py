@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.database import Database
     from models.settings import Settings
     from worker.llm.registry import Registry, RegistryEntry
+    from worker.llm.remote_registry import RemoteRegistry
 
 
 SECRET = "api_key"  # of the settings, the one that no flag gives
@@ -103,6 +104,14 @@ def open_registry(settings: Settings) -> Registry:
     from worker.llm.registry import Registry
 
     return Registry(settings.registry_path, settings.backend)
+
+
+def open_remote_registry(settings: Settings, url: str | None = None) -> RemoteRegistry | None:
+    """The registry that nodes share, at `url` or where the settings say; None without one."""
+    from worker.llm.remote_registry import RemoteRegistry
+
+    chosen = url or settings.registry_url
+    return None if chosen is None else RemoteRegistry(chosen, settings.backend)
 
 
 def all_entries(settings: Settings) -> list[RegistryEntry]:

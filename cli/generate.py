@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load, open_registry
+from cli.context import load
 from cli.display import emit, emit_json, say
 from cli.flag_groups import Given, decoding_params, with_flag_groups
 from cli.model_choice import ensure_model
@@ -50,8 +50,7 @@ def generate(
         stream=stream,
     )
     settings = load(context, **engine)
-    registry = open_registry(settings)
-    key = ensure_model(registry, model, weights)
+    key = ensure_model(settings, model, weights)
     process = engine_spawner(settings, key)()
     try:
         process.wait_ready(settings.load_timeout_s)

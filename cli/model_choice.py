@@ -9,25 +9,44 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.progress import TensorProgress
+from cli.context import open_registry, open_remote_registry
+from cli.progress import ModelProgress
 from models.errors import InputError, NotFoundError
 from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
+    from models.settings import Settings
     from worker.llm.registry import Registry, RegistryEntry
+    from worker.llm.remote_registry import RemoteRegistry
 
 DEFAULT_WEIGHTS = Weights.INT8
 
 
-def ensure_model(registry: Registry, name_or_path: str, weights: Weights | None) -> ModelKey:
+def ensure_model(settings: Settings, name_or_path: str, weights: Weights | None) -> ModelKey:
     """The key of an artifact that is in the registry when this returns.
 
+    One that is not on this machine is pulled from the registry that nodes share, if there is one.
     Raises NotFoundError with advice, or the ModelError of a folder that cannot be used.
     """
+    registry = open_registry(settings)
     if is_folder(registry, name_or_path):
         return add_folder(registry, name_or_path, weights or DEFAULT_WEIGHTS)
     name, weights = split_name(name_or_path, weights)
-    return registry.resolve(name, weights)
+    try:
+        return registry.resolve(name, weights)
+    except NotFoundError:
+        remote = open_remote_registry(settings)
+        if remote is None:
+            raise
+    return pull(remote, registry, remote.resolve(name, weights)).key
+
+
+def pull(remote: RemoteRegistry, registry: Registry, key: ModelKey) -> RegistryEntry:
+    """Bring an artifact here, showing how far it is; a no-op when the same is here."""
+    from worker.llm.pull import pull_artifact
+
+    with ModelProgress(f"pulling {key}", unit="bytes") as progress:
+        return pull_artifact(remote, registry, key, progress.update)
 
 
 def split_name(text: str, weights: Weights | None) -> tuple[str, Weights | None]:
@@ -75,7 +94,7 @@ def add_to_registry(
     """Quantize a model into the registry, showing how far it is; a no-op when it is there."""
     from worker.llm.add import add_model
 
-    with TensorProgress(f"quantizing to {weights}") as progress:
+    with ModelProgress(f"quantizing to {weights}") as progress:
         return add_model(
             registry,
             source,

@@ -142,11 +142,12 @@ class TerminalProgress:
         )
 
 
-class TensorProgress:
-    """How many tensors of a model are done, and what it took; silent when nothing is to be done."""
+class ModelProgress:
+    """How much of a model is done, and what it took; silent when nothing is to be done."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, unit: str = "tensors") -> None:
         self._title = title
+        self._unit = unit
         self._is_terminal = sys.stderr.isatty()
         self._told = 0
         self._started = time.monotonic()
@@ -169,10 +170,10 @@ class TensorProgress:
     def update(self, done: int, total: int) -> None:
         """Tell the counts: on one line in a terminal, elsewhere at a quarter each."""
         if self._is_terminal:
-            sys.stderr.write(f"\r{self._title}: {done} of {total} tensors")
+            sys.stderr.write(f"\r{self._title}: {done} of {total} {self._unit}")
             sys.stderr.flush()
         elif done * 4 // total > self._told * 4 // total:
-            say(f"{self._title}: {done} of {total} tensors")
+            say(f"{self._title}: {done} of {total} {self._unit}")
         self._told = done
 
 

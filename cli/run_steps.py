@@ -93,7 +93,7 @@ def execute(settings: Settings, plan: RunPlan) -> RunSummary:
     digest = plan.input.digest()  # a wrong path is told before anything slow begins
     registry = open_registry(settings)
     with watch.stage("model"):
-        key = ensure_model(registry, plan.model, plan.weights)
+        key = ensure_model(settings, plan.model, plan.weights)
     with (
         started_early(engine_spawner(settings, key)) as spawn,
         open_database(settings, create=True) as database,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load, open_database, open_registry, show_log
+from cli.context import load, open_database, show_log
 from cli.flag_groups import Given, with_flag_groups
 from cli.model_choice import ensure_model
 from cli.stopping import stop_on_signals
@@ -53,7 +53,7 @@ def worker(
     if name is None:
         raise SettingsError("no model is named: give --model NAME, or NIGHTSHIFT_MODEL")
     show_log(settings)
-    key = ensure_model(open_registry(settings), name, weights)
+    key = ensure_model(settings, name, weights)
     if count != 1:
         code = _run_fleet(settings, key, count, until_eof=until_eof)
     elif settings.broker_url is None:

@@ -141,6 +141,11 @@ class Settings(BaseModel):
         description="What computes the model: `native`, `transformers` for architectures that "
         "the native backend has not, or `ipex` in its own environment.",
     )
+    registry_url: str | None = Field(
+        default=None,
+        description="Where nodes share artifacts: a folder or any URL of fsspec. A model that is "
+        "not on this machine is pulled from there.",
+    )
     threads: Count | None = Field(
         default=None, description="Compute threads; unset: all cores, one for tiny models."
     )

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from cli.display import format_bytes, format_seconds, print_pairs, print_table, shorten
-from cli.progress import PlainProgress, TensorProgress
+from cli.progress import ModelProgress, PlainProgress
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_speed_and_time_left_are_measured_on_this_runs_own_requests(
 def test_quantizing_is_told_at_every_quarter_and_not_when_nothing_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with TensorProgress("quantizing") as progress:
+    with ModelProgress("quantizing") as progress:
         for done in range(1, 9):
             progress.update(done, 8)
     *lines, last = capsys.readouterr().err.splitlines()
     assert lines == [f"quantizing: {done} of 8 tensors" for done in (2, 4, 6, 8)]
     assert re.fullmatch(r"quantizing took \d.* and \d.*B of memory", last)
-    with TensorProgress("quantizing"):
+    with ModelProgress("quantizing"):
         pass
     assert capsys.readouterr().err == ""

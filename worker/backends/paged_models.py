@@ -11,6 +11,7 @@ from models.backend_name import BackendName
 from models.errors import ArtifactError, SettingsError
 from worker.backends.process_config import EngineProcessConfig
 from worker.llm.artifact import Artifact, open_artifact
+from worker.llm.artifact_use import mark_used
 from worker.llm.paged_model import PagedModel
 
 
@@ -24,6 +25,7 @@ class LoadedModel:
 
 def open_for(config: EngineProcessConfig) -> Artifact:
     """The artifact of a configuration; raises ArtifactError, also when another backend made it."""
+    mark_used(config.artifact)
     artifact = open_artifact(config.artifact, verify=False)
     if artifact.manifest.backend is not config.backend:
         raise ArtifactError(

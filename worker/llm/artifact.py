@@ -7,6 +7,7 @@ Reading and checking only, without torch: the command line lists artifacts with 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ MANIFEST_NAME = "nightshift.json"
 MANIFEST_FORMAT = 1
 TENSOR_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pt2")
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Source(Frozen):
@@ -92,11 +95,6 @@ def open_artifact(folder: Path, verify: bool) -> Artifact:
     manifest = read_manifest(folder)
     for name, file in manifest.files.items():
         path = folder / name
-        if Path(name).name != name:
-            raise ArtifactError(
-                f"{folder} names a file outside of itself ({name}): "
-                "remove it and add the model again"
-            )
         if path.is_symlink():
             raise ArtifactError(f"{path} is a link: remove the artifact and add the model again")
         if not path.is_file() or path.stat().st_size != file.bytes:
@@ -127,11 +125,30 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{path} cannot be read: remove the artifact and add the model again"
         ) from exc
+    return checked_manifest(manifest, str(folder))
+
+
+def checked_manifest(manifest: Manifest, place: str) -> Manifest:
+    """The manifest, if this version reads it and all that it names could be files of an artifact.
+
+    Raises ArtifactError, with the `place` where it was found.
+    """
     if manifest.format != MANIFEST_FORMAT:
         raise ArtifactError(
-            f"{folder} was written in format {manifest.format}, this version reads "
+            f"{place} was written in format {manifest.format}, this version reads "
             f"{MANIFEST_FORMAT}: remove the artifact and add the model again"
         )
+    for name, file in manifest.files.items():
+        is_plain = Path(name).name == name and not name.startswith(".") and name != MANIFEST_NAME
+        if not is_plain or "\\" in name or not _SHA256.fullmatch(file.sha256):
+            raise ArtifactError(
+                f"{place} names a file outside of itself ({name}): "
+                "remove it and add the model again"
+            )
+        if name.endswith(PICKLE_SUFFIXES):
+            raise ArtifactError(
+                f"{place} has a pickle ({name}), which could run code: add the model again"
+            )
     return manifest
 
 

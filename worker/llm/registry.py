@@ -22,6 +22,7 @@ from models.errors import ArtifactError, InputError, NotFoundError, SettingsErro
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
 from worker.llm.artifact_folder import remove_folder
+from worker.llm.artifact_use import unused
 
 MAX_NAME_LENGTH = 96  # as in ModelKey
 
@@ -52,13 +53,32 @@ def default_name(path_or_id: str) -> str:
     return name
 
 
+def artifact_folder_name(weights: Weights, backend: BackendName) -> str:
+    """What the folder of an artifact is called, below that of its model."""
+    return f"{weights}{_suffix(backend)}"
+
+
+def weights_of_folder(name: str, backend: BackendName) -> Weights | None:
+    """The weights in a folder of that name; None for one of another backend, or of none."""
+    return next((each for each in Weights if artifact_folder_name(each, backend) == name), None)
+
+
+def lock_of(place: Path) -> FileLock:
+    """Held by whoever adds or removes the artifact at `place`."""
+    return FileLock(place.with_name(f".{place.name}.lock"))
+
+
+def _suffix(backend: BackendName) -> str:
+    return "" if backend is BackendName.NATIVE else f".{backend}"
+
+
 class Registry:
     """The artifacts of one backend below one folder, which need not exist yet."""
 
     def __init__(self, root: Path, backend: BackendName = BackendName.NATIVE) -> None:
         self.root = root
         self.backend = backend
-        self._suffix = "" if backend is BackendName.NATIVE else f".{backend}"
+        self._suffix = _suffix(backend)
         self._flag = "" if backend is BackendName.NATIVE else f" --backend {backend}"
 
     def path(self, key: ModelKey) -> Path:
@@ -66,7 +86,7 @@ class Registry:
 
         Raises ArtifactError when a link leads out of the registry; the registry may be one itself.
         """
-        folder = f"{key.weights}{self._suffix}"
+        folder = artifact_folder_name(key.weights, self.backend)
         place = self.root / key.name / folder
         root = os.path.realpath(self.root)
         if os.path.realpath(place) != os.path.join(root, key.name, folder):
@@ -136,9 +156,9 @@ class Registry:
         raise InputError(f"model {name!r} is there as {kinds}: choose one with --weights")
 
     def remove(self, key: ModelKey) -> None:
-        """Delete an artifact; raises NotFoundError."""
-        with self.lock(key):
-            remove_folder(self.find(key))
+        """Delete an artifact; raises NotFoundError, StateError while a process has it loaded."""
+        with self.lock(key), unused(self.find(key)) as folder:
+            remove_folder(folder)
 
     @contextmanager
     def lock(self, key: ModelKey) -> Iterator[None]:
@@ -147,7 +167,7 @@ class Registry:
         Raises SettingsError when the registry cannot be written.
         """
         place = self.path(key)
-        lock = FileLock(place.with_name(f".{place.name}.lock"))
+        lock = lock_of(place)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()

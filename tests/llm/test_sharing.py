@@ -1,0 +1,213 @@
+"""Artifacts go to a shared registry and come back whole, once, and checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.backend_name import BackendName
+from models.errors import (
+    ArtifactError,
+    InputError,
+    NotFoundError,
+    SettingsError,
+    StorageFull,
+    UnavailableError,
+)
+from models.model_key import ModelKey, Weights
+from tests.llm.tiny_models import make_reference, save_reference
+from tests.llm.tiny_tokenizers import make_byte_level
+from worker.llm.add import add_model
+from worker.llm.artifact import MANIFEST_NAME, Artifact, open_artifact
+from worker.llm.pull import partial_place, pull_artifact
+from worker.llm.registry import Registry
+from worker.llm.remote_registry import RemoteRegistry, without_secrets
+
+KEY = ModelKey("tiny", Weights.INT8)
+
+
+def ignore(_done: int, _total: int) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    home = tmp_path_factory.mktemp("sharing")
+    folder = make_byte_level(save_reference(make_reference(vocab_size=400), home / "source"))
+    entry = add_model(Registry(home / "registry"), str(folder), name="tiny", weights=Weights.INT8)
+    return open_artifact(entry.folder, verify=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def remote(store: Path) -> RemoteRegistry:
+    return RemoteRegistry(store.as_uri(), BackendName.NATIVE)
+
+
+@pytest.fixture
+def pushed(remote: RemoteRegistry, artifact: Artifact) -> RemoteRegistry:
+    remote.push(artifact, KEY, ignore)
+    return remote
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """That of another node."""
+    return Registry(tmp_path / "other")
+
+
+class Watched(RemoteRegistry):
+    """Counts the bytes that are read of files."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, BackendName.NATIVE)
+        self.bytes_read = 0
+
+    def read(self, sha256: str, start: int) -> Iterator[bytes]:
+        for piece in super().read(sha256, start):
+            self.bytes_read += len(piece)
+            yield piece
+
+
+def largest(artifact: Artifact) -> str:
+    return max(artifact.manifest.files.values(), key=lambda file: file.bytes).sha256
+
+
+@pytest.mark.parametrize("url", ["file://{}/x", "{}/plain folder", "memory://{}"])
+def test_what_was_pushed_is_pulled_byte_for_byte(
+    url: str, tmp_path: Path, artifact: Artifact, registry: Registry
+) -> None:
+    remote = RemoteRegistry(url.format(tmp_path), BackendName.NATIVE)
+    assert remote.keys("tiny") == []
+    sent = remote.push(artifact, KEY, ignore)
+    assert (sent.files_sent, sent.bytes_sent) == (sent.files, artifact.bytes)
+    assert remote.keys("tiny") == [KEY]
+    entry = pull_artifact(remote, registry, KEY, ignore)
+    assert entry.digest == artifact.digest
+    assert open_artifact(entry.folder, verify=True).manifest == artifact.manifest
+    assert not partial_place(entry.folder).exists()
+
+
+def test_nothing_is_sent_or_read_twice(
+    pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+) -> None:
+    assert pushed.push(artifact, KEY, ignore).files_sent == 0
+    watched = Watched(str(store))
+    for _ in range(2):
+        pull_artifact(watched, registry, KEY, ignore)
+        assert watched.bytes_read == artifact.bytes
+
+
+def test_a_push_that_broke_off_is_invisible_and_goes_on(
+    remote: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+) -> None:
+    (store / "files").mkdir(parents=True)
+    (store / "files" / largest(artifact)).write_bytes(b"half")
+    assert remote.keys("tiny") == []
+    with pytest.raises(NotFoundError, match="nightshift model push"):
+        pull_artifact(remote, registry, KEY, ignore)
+    assert remote.push(artifact, KEY, ignore).bytes_sent == artifact.bytes
+    assert pull_artifact(remote, registry, KEY, ignore).digest == artifact.digest
+
+
+def test_a_download_that_broke_off_is_gone_on_with(
+    pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+) -> None:
+    there = store / "files" / largest(artifact)
+    whole = there.read_bytes()
+    there.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnavailableError, match="goes on from there"):
+        pull_artifact(pushed, registry, KEY, ignore)
+    assert registry.entries() == []
+    there.write_bytes(whole)
+    here = sum(path.stat().st_size for path in partial_place(registry.path(KEY)).iterdir())
+    assert here >= len(whole) // 2
+    watched = Watched(str(store))
+    assert pull_artifact(watched, registry, KEY, ignore).digest == artifact.digest
+    assert watched.bytes_read == artifact.bytes - here
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_damaged_file_there_never_appears_here(
+    longer: bool, pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+) -> None:
+    there = store / "files" / largest(artifact)
+    whole = there.read_bytes()
+    there.write_bytes(whole + b"more" if longer else b"X" + whole[1:])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        pull_artifact(pushed, registry, KEY, ignore)
+    assert registry.entries() == []
+    there.write_bytes(whole)
+    assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("../x", "outside of itself"), ("a/b", "outside of itself"), (".x", "outside of itself"),
+     ("a\\b", "outside of itself"), (MANIFEST_NAME, "outside of itself"), ("x.bin", "pickle")],
+)  # fmt: skip
+def test_a_manifest_there_is_not_trusted(
+    name: str, reason: str, pushed: RemoteRegistry, store: Path, registry: Registry
+) -> None:
+    manifest = store / "artifacts" / "tiny" / "int8" / MANIFEST_NAME
+    content = json.loads(manifest.read_text())
+    content["files"][name] = content["files"].pop("config.json")
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=reason):
+        pull_artifact(pushed, registry, KEY, ignore)
+    assert not partial_place(registry.path(KEY)).exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', ""])
+def test_a_manifest_that_is_none_is_said(
+    content: str, pushed: RemoteRegistry, store: Path, registry: Registry
+) -> None:
+    (store / "artifacts" / "tiny" / "int8" / MANIFEST_NAME).write_text(content)
+    with pytest.raises(ArtifactError, match="push it again"):
+        pull_artifact(pushed, registry, KEY, ignore)
+
+
+def test_weights_of_another_kind_do_not_pass_for_these(
+    pushed: RemoteRegistry, store: Path, registry: Registry
+) -> None:
+    shutil.copytree(store / "artifacts" / "tiny" / "int8", store / "artifacts" / "tiny" / "int4")
+    with pytest.raises(ArtifactError, match="of another artifact"):
+        pull_artifact(pushed, registry, ModelKey("tiny", Weights.INT4), ignore)
+    with pytest.raises(InputError, match="several weights: give one of int4"):
+        pushed.resolve("tiny", None)
+    assert RemoteRegistry(str(store), BackendName.TRANSFORMERS).keys("tiny") == []
+
+
+def test_a_full_disk_is_told_before_anything_is_read(
+    pushed: RemoteRegistry, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(registry.root.parent)._replace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(StorageFull, match="free some"):
+        pull_artifact(pushed, registry, KEY, ignore)
+
+
+def test_urls_that_cannot_be_used_are_one_sentence() -> None:
+    with pytest.raises(SettingsError, match="NIGHTSHIFT_REGISTRY_URL"):
+        RemoteRegistry("nosuch://x", BackendName.NATIVE)
+    with pytest.raises(SettingsError, match="bucket"):
+        RemoteRegistry("hf://owner/name", BackendName.NATIVE)
+
+
+def test_secrets_of_a_url_are_not_told() -> None:
+    assert without_secrets("ftp://me:secret@host:21/a?key=secret") == "ftp://host:21/a"
+    assert without_secrets("/srv/models") == "/srv/models"
+
+
+def test_a_place_that_fails_is_unavailable(tmp_path: Path, artifact: Artifact) -> None:
+    (tmp_path / "shared").write_text("a file")
+    with pytest.raises(UnavailableError, match="credentials"):
+        RemoteRegistry(str(tmp_path / "shared"), BackendName.NATIVE).push(artifact, KEY, ignore)

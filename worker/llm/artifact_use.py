@@ -1,0 +1,62 @@
+"""Which artifacts are loaded on this node, and when each was last.
+
+A lock file beside an artifact is shared by all processes that have it loaded; the system lets go
+of it when a process ends, however it ends. Its time is that of the last loading.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.errors import StateError
+from worker.llm.artifact import MANIFEST_NAME
+
+
+def mark_used(folder: Path) -> None:
+    """Keep the artifact from being removed until this process ends.
+
+    Where the registry cannot be written, nothing can be removed from it either.
+    """
+    try:
+        descriptor = _open(folder)  # never closed: it is the mark
+    except OSError:
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.utime(descriptor)
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[Path]:
+    """Let nobody load the artifact meanwhile; raises StateError when a process has it loaded."""
+    was_marked = _mark(folder).exists()
+    descriptor = _open(folder)
+    try:
+        if not was_marked:
+            os.utime(descriptor, (0, 0))  # looking is no use
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise StateError(
+                f"{folder} is loaded by a process of this machine: stop its workers first"
+            ) from exc
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def last_used_at(folder: Path) -> float:
+    """When the artifact was last loaded, or made when it never was; Unix seconds."""
+    times = (folder / MANIFEST_NAME, _mark(folder))
+    return max(path.stat().st_mtime for path in times if path.exists())
+
+
+def _open(folder: Path) -> int:
+    return os.open(_mark(folder), os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _mark(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.used")

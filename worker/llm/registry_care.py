@@ -1,0 +1,113 @@
+"""Looks after the registry of this machine: what is damaged, and what nobody needs.
+
+Goes by the folders, not by readable manifests: a damaged artifact has none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import Timeout
+
+from models.errors import ArtifactError, StateError
+from worker.llm.artifact import open_artifact
+from worker.llm.artifact_folder import remove_abandoned, remove_folder
+from worker.llm.artifact_use import last_used_at, unused
+from worker.llm.pull import PARTIAL_SUFFIX
+from worker.llm.registry import lock_of
+
+_DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An artifact whose every byte was read; `problem` is None for a whole one."""
+
+    folder: Path
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What gc took away, or would."""
+
+    folder: Path
+    bytes: int
+    reason: str
+
+
+def verify_registry(root: Path, name: str | None = None) -> Iterator[Checked]:
+    """Read every byte of all artifacts of all backends, or of those of one model."""
+    for folder in _artifact_folders(root, name):
+        try:
+            open_artifact(folder, verify=True)
+        except ArtifactError as exc:
+            yield Checked(folder, str(exc))
+        else:
+            yield Checked(folder, None)
+
+
+def collect_garbage(
+    root: Path, *, unused_for_days: float | None = None, dry_run: bool = False
+) -> list[Removed]:
+    """Remove damaged artifacts, broken-off downloads, what dead processes left, and the unused.
+
+    Nothing is removed that a process of this machine has loaded, or is adding.
+    """
+    found = []
+    for folder in _artifact_folders(root):
+        with suppress(Timeout, StateError), _nobody_at(folder), unused(folder):
+            reason = _reason(folder, unused_for_days)
+            if reason is not None:
+                found.append(Removed(folder, _size(folder), reason))
+                if not dry_run:
+                    remove_folder(folder)
+    for partial in sorted(root.glob(f"*/.*{PARTIAL_SUFFIX}")):
+        place = partial.with_name(partial.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX))
+        with suppress(Timeout), _nobody_at(place):
+            found.append(Removed(partial, _size(partial), "a download that broke off"))
+            if not dry_run:
+                shutil.rmtree(partial)
+    for parent in root.glob("*/"):
+        if not dry_run:
+            remove_abandoned(parent)
+    return found
+
+
+@contextmanager
+def _nobody_at(place: Path) -> Iterator[None]:
+    """Raises Timeout while a process adds or removes the artifact at `place`."""
+    with lock_of(place).acquire(timeout=0):
+        yield
+
+
+def _reason(folder: Path, unused_for_days: float | None) -> str | None:
+    try:
+        open_artifact(folder, verify=False)
+    except ArtifactError:
+        return "damaged"
+    idle_s = time.time() - last_used_at(folder)
+    if unused_for_days is not None and idle_s > unused_for_days * _DAY_S:
+        return f"not loaded for {idle_s / _DAY_S:.0f} days"
+    return None
+
+
+def _artifact_folders(root: Path, name: str | None = None) -> list[Path]:
+    return sorted(
+        folder
+        for folder in root.glob(f"{name or '*'}/*/")
+        if not folder.name.startswith(".") and not folder.parent.name.startswith(".")
+    )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.lstat().st_size
+    return total
