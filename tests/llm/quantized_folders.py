@@ -28,6 +28,7 @@ class Layer:
     dense: Tensor
     values: Tensor
     scales: Tensor  # (N, groups) as stored
+    zeros: Tensor  # (N, groups) unsigned
 
 
 Packer = Callable[[Tensor, "Scheme"], Layer]
@@ -95,7 +96,7 @@ def gptq(weight: Tensor, scheme: Scheme) -> Layer:
         "scales": scales.t().contiguous(),
         "g_idx": of_input.to(torch.int32),
     }
-    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales)
+    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales, zeros)
 
 
 def awq(weight: Tensor, scheme: Scheme) -> Layer:
@@ -105,7 +106,7 @@ def awq(weight: Tensor, scheme: Scheme) -> Layer:
         "qzeros": words(zeros.t(), 4, AWQ_ORDER),
         "scales": scales.t().contiguous(),
     }
-    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales)
+    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales, zeros)
 
 
 def pack_quantized(weight: Tensor, scheme: Scheme) -> Layer:
@@ -117,13 +118,13 @@ def pack_quantized(weight: Tensor, scheme: Scheme) -> Layer:
     }
     if not scheme.symmetric:
         tensors["weight_zero_point"] = words(zeros.t(), scheme.bits).t().contiguous()
-    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales)
+    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales, zeros)
 
 
 def int_quantized(weight: Tensor, scheme: Scheme) -> Layer:
     values, scales, zeros, of_input = rounded(weight, scheme)
     tensors = {"weight": (values - 128).to(torch.int8), "weight_scale": scales}
-    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales)
+    return Layer(tensors, dense(values, scales, zeros, of_input), values, scales, zeros)
 
 
 def save_quantized(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
+from tests.llm.native_support import needs_cpu
 from tests.llm.paged_session import Session, assert_logits_of, random_sequences
 from tests.llm.quantized_folders import (
     Layer,
@@ -27,11 +28,15 @@ from tests.llm.quantized_folders import (
     save_quantized,
 )
 from tests.llm.tiny_models import make_model
+from tests.llm.tiny_tokenizers import make_byte_level
+from worker.llm.add import add_model
 from worker.llm.artifact import Artifact, Source
 from worker.llm.artifact_writer import write_artifact
-from worker.llm.loading import StoredTensors, load_model
+from worker.llm.loading import StoredTensors, fastest_linear, linear_parts, load_model
+from worker.llm.native.kernels import Kernels
 from worker.llm.quantize import unpack_nibbles
 from worker.llm.recipe import is_recipe, recipe
+from worker.llm.registry import Registry, RegistryEntry
 
 SOURCE = Source(repository="x", digest="x")
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 2}
@@ -64,6 +69,11 @@ KEPT_INT4 = {
     "gptq, 128": gptq_case(group=128),
     "gptq, per output": gptq_case(group=-1),
     "gptq_v2": gptq_case(zeros_less_one=False),
+    "awq, 32": awq_case(),
+    "awq, 128": awq_case(group=128),
+    "gptq, asymmetric": gptq_case(symmetric=False),
+    "gptq_v2, asymmetric": gptq_case(symmetric=False, zeros_less_one=False),
+    "compressed, asymmetric": compressed_case(symmetric=False),
     "compressed, 32": compressed_case(),
     "compressed, 128": compressed_case(group=128),
     "compressed, per output": compressed_case(group=-1),
@@ -74,13 +84,9 @@ KEPT_INT8 = {
     "int-quantized": bytes_case(),
 }
 OTHERS = {
-    "gptq, asymmetric": gptq_case(symmetric=False),
-    "gptq_v2, asymmetric": gptq_case(symmetric=False, zeros_less_one=False),
     "gptq, act-order": gptq_case(act_order=True),
     "gptq, 8 bits": gptq_case(bits=8),
-    "awq, 32": awq_case(),
-    "awq, 128": awq_case(group=128),
-    "compressed, asymmetric": compressed_case(symmetric=False),
+    "gptq, groups of 16": gptq_case(group=16),
     "compressed, 8 bits": compressed_case(bits=8),
 }
 ALL = KEPT_INT4 | {f"int8, {name}": case for name, case in KEPT_INT8.items()} | OTHERS
@@ -100,9 +106,9 @@ def added(folder: Path, weights: Weights) -> Artifact:
     return write_artifact(folder, folder / f"made-{weights}", weights, source=SOURCE)
 
 
-def error(model: PreTrainedModel, artifact: Artifact) -> float:
+def error(model: PreTrainedModel, artifact: Artifact, kernels: Kernels | None = None) -> float:
     tokens = random_sequences([24])
-    found = Session(load_model(artifact), tokens).step({0: 24})[0]
+    found = Session(load_model(artifact, kernels), tokens).step({0: 24})[0]
     with torch.no_grad():
         exact = model(torch.tensor(tokens)).logits[0, -1]
     return float((found - exact).norm() / exact.norm())
@@ -116,9 +122,7 @@ def test_in_fp32_the_model_is_what_the_format_means(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @pytest.mark.parametrize("name", KEPT_INT4)
-def test_int4_keeps_the_integers_of_a_symmetric_checkpoint(
-    name: str, kind: str, tmp_path: Path
-) -> None:
+def test_int4_keeps_the_integers_of_a_checkpoint(name: str, kind: str, tmp_path: Path) -> None:
     model, layers = save(KEPT_INT4[name], tmp_path, kind)
     artifact = added(tmp_path, Weights.INT4)
     stored = StoredTensors(artifact.tensor_files)
@@ -131,14 +135,31 @@ def test_int4_keeps_the_integers_of_a_symmetric_checkpoint(
         parts = [layers[f"model.layers.1.{part}"] for part in theirs]
         values = torch.cat([part.values for part in parts])  # (N, K)
         scales = torch.cat([part.scales for part in parts])  # (N, groups)
+        zeros = torch.cat([part.zeros for part in parts])  # (N, groups)
         kept = stored[f"layers.1.{ours}.scale"]
         assert torch.equal(unpack_nibbles(stored[f"layers.1.{ours}.weight"]).long(), values)
         repeats = kept.size(1) // scales.size(1)
         assert torch.equal(kept, scales.to(torch.bfloat16).repeat_interleave(repeats, dim=1))
+        if not KEPT_INT4[name][2].symmetric:
+            assert torch.equal(stored[f"layers.1.{ours}.zero"].long(), zeros)
     assert error(model, artifact) < 0.2  # lm_head goes by our recipe, activations are bfloat16
     assert artifact.manifest.recipe["rounding"] == name.split(",")[0].replace(
         "compressed", "compressed-tensors"
     ).removesuffix("_v2")
+
+
+@needs_cpu
+@pytest.mark.parametrize("name", ["gptq, 32", "gptq, per output", "compressed, 128", "awq, 32"])
+def test_kept_integers_run_beside_the_compiled_kernels(
+    name: str, kernels: Kernels, tmp_path: Path
+) -> None:
+    model, _ = save(KEPT_INT4[name], tmp_path)
+    artifact = added(tmp_path, Weights.INT4)
+    stored = StoredTensors(artifact.tensor_files)
+    parts = linear_parts(stored, "layers.0.down", Weights.INT4, (128, 256))
+    layer = fastest_linear(parts, 256, Weights.INT4, kernels)
+    assert layer.is_compiled is KEPT_INT4[name][2].symmetric
+    assert error(model, artifact, kernels) < 0.2
 
 
 @pytest.mark.parametrize("name", KEPT_INT8)
@@ -160,8 +181,9 @@ def test_what_cannot_be_kept_is_close_in_int8(name: str, tmp_path: Path) -> None
     assert artifact.manifest.recipe["rounding"] == "nearest"
 
 
-def test_layers_that_were_left_as_they_are_go_by_our_recipe(tmp_path: Path) -> None:
-    pack, said, scheme = gptq_case()
+@pytest.mark.parametrize("case", [gptq_case(), awq_case()], ids=["gptq", "awq"])
+def test_layers_that_were_left_as_they_are_go_by_our_recipe(case: Case, tmp_path: Path) -> None:
+    pack, said, scheme = case
     model = make_model("llama", **SHAPE)
     ignored = ("lm_head", "layers.0.mlp.down_proj", "layers.1.self_attn.k_proj")
     save_quantized(model, tmp_path, said, lambda weight: pack(weight, scheme), ignored)
@@ -190,6 +212,24 @@ def test_the_manifest_tells_of_the_checkpoint_and_stays_current(tmp_path: Path) 
     assert not is_recipe(said, recipe(Weights.INT8))
     assert not is_recipe(said | {"version": 0}, recipe(Weights.INT4))
     assert not is_recipe(recipe(Weights.INT4) | {"rounding": "nearest"}, recipe(Weights.INT4))
+
+
+def test_an_artifact_of_a_quantized_checkpoint_is_made_once(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save(KEPT_INT4["awq, 32"], make_byte_level(folder), vocab_size=400)
+    registry, heard = Registry(tmp_path / "registry"), []
+
+    def add() -> RegistryEntry:
+        return add_model(
+            registry, str(folder), name="x", weights=Weights.INT4,
+            progress=lambda *counts: heard.append(counts),
+        )  # fmt: skip
+
+    first = add()
+    assert heard[-1] == (len(heard), len(heard))
+    heard.clear()
+    assert add() == first
+    assert not heard
 
 
 def test_int4_of_act_order_is_refused(tmp_path: Path) -> None:

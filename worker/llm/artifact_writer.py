@@ -195,11 +195,12 @@ def _native_contents(folder: Path, checkpoint: Checkpoint, weights: Weights) -> 
     stored = read_quantized_format(raw_config)
     config = parse_model_config(without_quantization(raw_config))
     tensors = QuantizedCheckpoint(checkpoint, stored) if stored else checkpoint
+    keeps_zeros = stored is not None and stored.keeps_zeros(weights)
     return Contents(
         architecture=config.architecture,
         config=kept_config(raw_config),
         tensors=convert(config, weights, tensors),
-        n_tensors=tensor_count(config, weights),
+        n_tensors=tensor_count(config, weights, keeps_zeros=keeps_zeros),
         origin=stored.origin(weights) if stored else {},
     )
 

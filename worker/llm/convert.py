@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -80,13 +81,14 @@ def convert(
         yield from _stored("lm_head", embedding, None, weights)
 
 
-def tensor_count(config: ModelConfig, weights: Weights) -> int:
-    """How many tensors `convert` yields."""
+def tensor_count(config: ModelConfig, weights: Weights, *, keeps_zeros: bool = False) -> int:
+    """How many tensors `convert` yields, at most where a checkpoint's zero points are kept."""
     per_linear = 2 if weights in QUANTIZED else 1
     biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
     head = weights in QUANTIZED or not config.tie_word_embeddings
-    return 2 + config.num_layers * (norms + 4 * per_linear + biases) + head * per_linear
+    per_layer = norms + 4 * (per_linear + keeps_zeros) + biases
+    return 2 + config.num_layers * per_layer + head * per_linear
 
 
 def _convert_layer(
@@ -132,7 +134,7 @@ def _kept(weights: Weights, source: TensorSource, linear: Concatenated) -> dict[
     if not isinstance(source, QuantizedCheckpoint):
         return None
     shapes = {part.name: (part.outputs, linear.inputs) for part in linear.parts}
-    return kept_linear(source, shapes, weights)
+    return kept_linear(source, shapes, weights, partial(source_tensor, source))
 
 
 def block_norms(config: ModelConfig) -> dict[str, str]:

@@ -159,7 +159,8 @@ def fastest_linear(
         raise UnsupportedModel(
             f"a layer has {inputs} inputs, int8 weights can have {INT8_INPUTS}: use bf16 or int4"
         )
-    if kernels is not None and is_compiled_faster(inputs, weights):
+    # the compiled kernels know no zero points
+    if kernels is not None and "zero" not in parts and is_compiled_faster(inputs, weights):
         return CompiledLinear(kernels, parts, weights, output_dtype)
     return build_linear(parts, weights, output_dtype=output_dtype)
 
@@ -177,6 +178,8 @@ def linear_parts(
     """
     group = _chosen_group(stored, f"{name}.scale", shape[1]) if weights is Weights.INT4 else None
     layout = stored_layout(*shape, weights, group)
+    if weights is Weights.INT4 and f"{name}.zero" in stored:
+        layout["zero"] = (layout["scale"][0], torch.uint8)
     if biased:
         layout["bias"] = ((shape[0],), compute_dtype(weights))
     return {

@@ -42,7 +42,11 @@ class QuantizedFormat:
         if weights is Weights.INT8:
             return self.bits == 8 and self.symmetric and self.group is None
         fits = self.group is None or self.group % INT4_GROUPS[-1] == 0
-        return weights is Weights.INT4 and self.bits == 4 and self.symmetric and fits
+        return weights is Weights.INT4 and self.bits == 4 and fits
+
+    def keeps_zeros(self, weights: Weights) -> bool:
+        """Whether zero points are kept beside the integers."""
+        return not self.symmetric and self.is_kept(weights)
 
     def origin(self, weights: Weights) -> dict[str, str | int]:
         """What a manifest's recipe says of the checkpoint."""
