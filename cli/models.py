@@ -126,10 +126,13 @@ def _report(entry: RegistryEntry, *, as_json: bool) -> None:
     if as_json:
         emit_json(_as_dict(entry))
     else:
+        if entry.checkpoint is not None:
+            say(f"the checkpoint was quantized already: {entry.checkpoint}")
         emit(str(entry.key))
 
 
 def _as_dict(entry: RegistryEntry) -> dict[str, object]:
+    before = {} if entry.checkpoint is None else {"checkpoint": entry.checkpoint}
     return {
         "name": entry.key.name,
         "weights": str(entry.key.weights),
@@ -140,4 +143,5 @@ def _as_dict(entry: RegistryEntry) -> dict[str, object]:
         "commit": entry.commit,
         "architecture": entry.architecture,
         "digest": entry.digest,
+        **before,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +225,7 @@ def test_an_artifact_of_a_quantized_checkpoint_is_made_once(tmp_path: Path) -> N
         )  # fmt: skip
 
     first = add()
+    assert first.checkpoint == ("awq, 4 bits, asymmetric, in groups of 32; its integers are kept")
     assert heard[-1] == (len(heard), len(heard))
     heard.clear()
     assert add() == first
@@ -238,52 +238,12 @@ def test_int4_of_act_order_is_refused(tmp_path: Path) -> None:
         added(tmp_path, Weights.INT4)
 
 
-GPTQ = gptq_config(Scheme())
-COMPRESSED = compressed_config(Scheme())
-
-
-def changed(**weights: Any) -> dict[str, Any]:
-    group = COMPRESSED["config_groups"]["group_0"]
-    return COMPRESSED | {"config_groups": {"g": group | {"weights": group["weights"] | weights}}}
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ({"quant_method": "fp8"}, "quantized by 'fp8': give the original"),
-        ({"quant_method": "bitsandbytes"}, "quantized by 'bitsandbytes'"),
-        ({"bits": 4}, "quantized by None"),
-        (GPTQ | {"checkpoint_format": "marlin"}, "in the format 'marlin'"),
-        (GPTQ | {"is_marlin_format": True}, "in the format 'marlin'"),
-        (GPTQ | {"bits": 3}, "to 3 bits"),
-        (GPTQ | {"dynamic": {"-:down": {}}}, "bits that differ by layer"),
-        (GPTQ | {"group_size": 0}, "group_size in quantization_config is 0"),
-        (awq_config(Scheme()) | {"version": "gemv"}, "AWQ weights in the format 'gemv'"),
-        (awq_config(Scheme()) | {"bits": 8}, "AWQ with 8 bits"),
-        (COMPRESSED | {"format": "float-quantized"}, "in the format 'float-quantized'"),
-        (COMPRESSED | {"config_groups": {}}, "other than one of config_groups"),
-        (COMPRESSED | {"transform_config": {"a": 1}}, "transform_config"),
-        (COMPRESSED | {"sparsity_config": {"format": "sparse-24"}}, "sparsity_config"),
-        (changed(actorder="group"), "actorder 'group'"),
-        (changed(type="float"), "type 'float'"),
-        (changed(strategy="tensor"), "strategy 'tensor'"),
-        ("gptq", "no object"),
-    ],
-)
-def test_another_format_is_refused_by_name(said: object, message: str, tmp_path: Path) -> None:
-    save(KEPT_INT4["gptq, 32"], tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": said}))
-    with pytest.raises(UnsupportedModel, match=message):
-        added(tmp_path, Weights.INT4)
-
-
 @pytest.mark.parametrize("change", [{"group_size": 64}, {"bits": 8}])
 def test_tensors_of_another_shape_than_said_are_refused(
     change: dict[str, object], tmp_path: Path
 ) -> None:
-    pack, _, scheme = gptq_case()
+    pack, said, scheme = gptq_case()
     model = make_model("llama", **SHAPE)
-    save_quantized(model, tmp_path, GPTQ | change, lambda weight: pack(weight, scheme))
+    save_quantized(model, tmp_path, said | change, lambda weight: pack(weight, scheme))
     with pytest.raises(UnsupportedModel, match="do not fit together"):
         added(tmp_path, Weights.BF16)

@@ -64,7 +64,7 @@ class QuantizedCheckpoint:
         readers = {"gptq": self._gptq, "awq": self._awq, "compressed-tensors": self._compressed}
         try:
             integers = readers[self.format.method](name)
-        except (RuntimeError, ValueError, IndexError) as exc:
+        except (RuntimeError, ValueError, TypeError, IndexError) as exc:
             raise _damaged(name) from exc
         self._check(name, integers)
         return integers

@@ -41,3 +41,14 @@ def is_recipe(said: Mapping[str, str | int], wanted: Mapping[str, str | int]) ->
         return said == wanted
     rest = {key: value for key, value in said.items() if key not in ORIGIN_KEYS}
     return rest == {key: value for key, value in wanted.items() if key not in ORIGIN_KEYS}
+
+
+def origin_in_words(said: Mapping[str, str | int]) -> str | None:
+    """What a manifest says of a checkpoint that was quantized already, and what became of it."""
+    if "checkpoint" not in said:
+        return None
+    checkpoint, rounding = str(said["checkpoint"]), said.get("rounding")
+    if rounding is None:
+        return f"{checkpoint}; dequantized"
+    is_kept = checkpoint.startswith(f"{rounding},")
+    return f"{checkpoint}; " + ("its integers are kept" if is_kept else "rounded a second time")

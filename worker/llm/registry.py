@@ -22,6 +22,7 @@ from models.errors import ArtifactError, InputError, NotFoundError, SettingsErro
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
 from worker.llm.artifact_folder import remove_folder
+from worker.llm.recipe import origin_in_words
 
 MAX_NAME_LENGTH = 96  # as in ModelKey
 
@@ -38,6 +39,7 @@ class RegistryEntry:
     commit: str | None
     architecture: str
     digest: str
+    checkpoint: str | None = None  # how it was quantized before, and what became of that
 
 
 def default_name(path_or_id: str) -> str:
@@ -112,6 +114,7 @@ class Registry:
             commit=manifest.source.commit,
             architecture=manifest.architecture,
             digest=artifact.digest,
+            checkpoint=origin_in_words(manifest.recipe),
         )
 
     def resolve(self, name: str, weights: Weights | None) -> ModelKey:
