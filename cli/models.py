@@ -105,11 +105,14 @@ def report(entry: RegistryEntry, *, as_json: bool) -> None:
     if as_json:
         emit_json(as_dict(entry))
     else:
+        if entry.checkpoint is not None:
+            say(f"the checkpoint was quantized already: {entry.checkpoint}")
         emit(str(entry.key))
 
 
 def as_dict(entry: RegistryEntry) -> dict[str, object]:
     """An artifact in JSON."""
+    before = {} if entry.checkpoint is None else {"checkpoint": entry.checkpoint}
     return {
         "name": entry.key.name,
         "weights": str(entry.key.weights),
@@ -120,4 +123,5 @@ def as_dict(entry: RegistryEntry) -> dict[str, object]:
         "commit": entry.commit,
         "architecture": entry.architecture,
         "digest": entry.digest,
+        **before,
     }

@@ -9,9 +9,9 @@ import typer
 
 from cli import options
 from cli.context import load, open_registry
-from cli.display import emit, emit_json
+from cli.display import emit_json
 from cli.model_choice import add_to_registry
-from cli.models import For, RegisteredName, as_dict
+from cli.models import For, RegisteredName, as_dict, report
 from models.errors import NotFoundError
 from models.model_key import Weights
 
@@ -51,7 +51,7 @@ def quantize(
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
     entry = _requantized(open_registry(settings), name, weights)
     if plan is None:
-        emit_json(as_dict(entry)) if as_json else emit(str(entry.key))
+        report(entry, as_json=as_json)
         return
     from cli.evaluation import evaluate
     from cli.evaluation_report import print_evaluations, summary

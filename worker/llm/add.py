@@ -14,7 +14,7 @@ from models.errors import ArtifactError, UnsupportedModel
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import Source, open_artifact
 from worker.llm.hub import fetch_source, identify_source
-from worker.llm.recipe import recipe
+from worker.llm.recipe import is_recipe, recipe
 from worker.llm.registry import Registry, RegistryEntry, default_name
 from worker.llm.resolved_tokenizer import has_tokenizer
 
@@ -55,7 +55,7 @@ def _is_current(folder: Path, source: Source, wanted: Mapping[str, str | int]) -
         manifest = open_artifact(folder, verify=False).manifest
     except ArtifactError:
         return False  # damaged or of an older format: it is made again
-    return manifest.source.digest == source.digest and manifest.recipe == wanted
+    return manifest.source.digest == source.digest and is_recipe(manifest.recipe, wanted)
 
 
 def _check_tokenizer(folder: Path) -> None:

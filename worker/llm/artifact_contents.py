@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,3 +18,5 @@ class Contents:
     config: Mapping[str, object]  # config.json
     tensors: Iterable[tuple[str, Tensor]]
     n_tensors: int
+    # what the recipe says of a checkpoint that was quantized already
+    origin: dict[str, str | int] = field(default_factory=dict)

@@ -41,6 +41,8 @@ from worker.llm.config import kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, tensor_count
 from worker.llm.ipex.environment import require_ipex
 from worker.llm.ipex.recipe import IpexRecipe
+from worker.llm.quantized_checkpoint import QuantizedCheckpoint
+from worker.llm.quantized_config import read_quantized_format, without_quantization
 from worker.llm.recipe import recipe
 from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
 
@@ -88,9 +90,9 @@ def write_artifact(
         require_ipex()
         from worker.llm.ipex.artifact import write_ipex_artifact
 
-        made = IpexRecipe(weights=weights)
+        ipex = IpexRecipe(weights=weights)
         return write_ipex_artifact(
-            source_folder, destination, made, source=source, progress=progress
+            source_folder, destination, ipex, source=source, progress=progress
         )
     checkpoint = Checkpoint(source_folder)
     if backend is BackendName.NATIVE:
@@ -99,9 +101,8 @@ def write_artifact(
         from worker.llm.transformers.contents import transformers_contents
 
         contents = transformers_contents(source_folder, weights)
-    making = Making(
-        weights=weights, recipe=recipe(weights, backend), source=source, backend=backend
-    )
+    made = recipe(weights, backend) | contents.origin
+    making = Making(weights=weights, recipe=made, source=source, backend=backend)
     return write_contents(source_folder, destination, contents, making, progress)
 
 
@@ -191,12 +192,16 @@ def _write_json(path: Path, value: object) -> None:
 
 def _native_contents(folder: Path, checkpoint: Checkpoint, weights: Weights) -> Contents:
     raw_config = read_config_json(folder)
-    config = parse_model_config(raw_config)
+    stored = read_quantized_format(raw_config)
+    config = parse_model_config(without_quantization(raw_config))
+    tensors = QuantizedCheckpoint(checkpoint, stored) if stored else checkpoint
+    keeps_zeros = stored is not None and stored.keeps_zeros(weights)
     return Contents(
         architecture=config.architecture,
         config=kept_config(raw_config),
-        tensors=convert(config, weights, checkpoint),
-        n_tensors=tensor_count(config, weights),
+        tensors=convert(config, weights, tensors),
+        n_tensors=tensor_count(config, weights, keeps_zeros=keeps_zeros),
+        origin=stored.origin(weights) if stored else {},
     )
 
 

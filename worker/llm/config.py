@@ -128,7 +128,10 @@ def kept_config(raw: Mapping[str, object]) -> dict[str, object]:
 
 
 def parse_model_config(raw: Mapping[str, object]) -> ModelConfig:
-    """Turn the object of a config.json into a ModelConfig; raises as `read_model_config`."""
+    """Turn the object of a config.json into a ModelConfig; raises as `read_model_config`.
+
+    Refuses a quantized checkpoint: who can read its tensors takes `quantization_config` out before.
+    """
     family = _family(raw)
     if not family.ships_code:
         refuse_code(raw)

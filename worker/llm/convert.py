@@ -7,8 +7,9 @@ quantized) once. Peak memory is one such matrix, not the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 from models.errors import UnsupportedModel
 from models.model_key import Weights
 from worker.llm.config import ModelConfig
+from worker.llm.kept_integers import kept_linear
 from worker.llm.quantize import quantize_linear
+from worker.llm.quantized_checkpoint import QuantizedCheckpoint
 
 QUANTIZED = (Weights.INT8, Weights.INT4)
 
@@ -78,13 +81,14 @@ def convert(
         yield from _stored("lm_head", embedding, None, weights)
 
 
-def tensor_count(config: ModelConfig, weights: Weights) -> int:
-    """How many tensors `convert` yields."""
+def tensor_count(config: ModelConfig, weights: Weights, *, keeps_zeros: bool = False) -> int:
+    """How many tensors `convert` yields, at most where a checkpoint's zero points are kept."""
     per_linear = 2 if weights in QUANTIZED else 1
     biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
     head = weights in QUANTIZED or not config.tie_word_embeddings
-    return 2 + config.num_layers * (norms + 4 * per_linear + biases) + head * per_linear
+    per_layer = norms + 4 * (per_linear + keeps_zeros) + biases
+    return 2 + config.num_layers * per_layer + head * per_linear
 
 
 def _convert_layer(
@@ -100,16 +104,37 @@ def _convert_layer(
         tensor = _norm(config, source, f"{old}.self_attn.{norm}", width)
         yield f"{new}.{stored}.weight", (tensor * scale).to(dtype)
     for name, linear in linears(config, old).items():
-        parts = linear.parts
-        weight = _joined(
-            [source_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
-        )
-        bias = None
-        if linear.biased:
-            bias = _joined([source_tensor(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
-        if name == "qkv":
-            weight, bias = _scaled_queries(config, weight, bias)
-        yield from _stored(f"{new}.{name}", weight, bias, weights)
+        yield from _linear(config, weights, source, linear, f"{new}.{name}")
+
+
+def _linear(
+    config: ModelConfig, weights: Weights, source: TensorSource, linear: Concatenated, name: str
+) -> Iterator[tuple[str, Tensor]]:
+    parts, bias = linear.parts, None
+    if linear.biased:
+        bias = _joined([source_tensor(source, f"{p.name}.bias", (p.outputs,)) for p in parts])
+    factors = _query_factors(config, linear.outputs) if name.endswith(".qkv") else None
+    if factors is not None and bias is not None:
+        bias = bias.float() * factors
+    kept = _kept(weights, source, linear)
+    if kept is not None:
+        if factors is not None:
+            kept["scale"] = _times_rows(kept["scale"], factors).to(kept["scale"].dtype)
+        yield from _named(name, kept, bias, weights)
+        return
+    weight = _joined(
+        [source_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
+    )
+    weight = weight if factors is None else _times_rows(weight, factors)
+    yield from _stored(name, weight, bias, weights)
+
+
+def _kept(weights: Weights, source: TensorSource, linear: Concatenated) -> dict[str, Tensor] | None:
+    """The tensors of a layer whose checkpoint has integers already, where they can be kept."""
+    if not isinstance(source, QuantizedCheckpoint):
+        return None
+    shapes = {part.name: (part.outputs, linear.inputs) for part in linear.parts}
+    return kept_linear(source, shapes, weights, partial(source_tensor, source))
 
 
 def block_norms(config: ModelConfig) -> dict[str, str]:
@@ -164,21 +189,30 @@ def _norm(config: ModelConfig, source: TensorSource, name: str, width: int) -> T
     return source_tensor(source, f"{name}.weight", (width,)).float() + config.adds_one_to_norms
 
 
-def _scaled_queries(
-    config: ModelConfig, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def _query_factors(config: ModelConfig, outputs: int) -> Tensor | None:
     """Scores that are scaled in another way become queries that are; a norm would undo it here."""
     if config.query_scale == 1.0 or config.head_norm is not None:
-        return weight, bias
-    scale = torch.ones(weight.size(0))
-    scale[: config.num_heads * config.head_dim] = config.query_scale
-    return weight.float() * scale.unsqueeze(1), None if bias is None else bias.float() * scale
+        return None
+    factors = torch.ones(outputs)
+    factors[: config.num_heads * config.head_dim] = config.query_scale
+    return factors
+
+
+def _times_rows(matrix: Tensor, factors: Tensor) -> Tensor:
+    """A matrix (N, …) with a factor (N,) for each row, in float32."""
+    return matrix.float() * factors.view(-1, *[1] * (matrix.dim() - 1))
 
 
 def _stored(
     name: str, weight: Tensor, bias: Tensor | None, weights: Weights
 ) -> Iterator[tuple[str, Tensor]]:
-    for suffix, tensor in quantize_linear(weight, weights).items():
+    yield from _named(name, quantize_linear(weight, weights), bias, weights)
+
+
+def _named(
+    name: str, tensors: Mapping[str, Tensor], bias: Tensor | None, weights: Weights
+) -> Iterator[tuple[str, Tensor]]:
+    for suffix, tensor in tensors.items():
         yield f"{name}.{suffix}", tensor
     if bias is not None:
         yield f"{name}.bias", bias.to(compute_dtype(weights))

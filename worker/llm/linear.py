@@ -151,8 +151,12 @@ class Int4Linear:
 
     is_compiled = False
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, zero: Tensor | None = None
+    ) -> None:
         """Pack weight (N, K'/2) uint8 with scale (N, K'/group), as `quantize_linear` stores them.
+
+        `zero` (N, K'/group) are the nibbles that mean zero where not all are the middle.
 
         The packing follows this machine's instruction set, so it is made here and never stored.
         """
@@ -161,8 +165,11 @@ class Int4Linear:
         self._group = self._inputs // scale.size(1)
         self._packed = _pack_int4(weight)
         missing = self._packed.size(0) - self._outputs
-        scale = F.pad(scale, (0, 0, 0, missing)).t()  # (K'/group, N')
-        self._scale_and_zero = torch.stack((scale, torch.zeros_like(scale)), dim=-1).contiguous()
+        shift = torch.zeros_like(scale)  # what the middle means
+        if zero is not None:
+            shift = (scale.float() * (INT4_ZERO - zero.float())).to(scale.dtype)
+        scale_and_shift = torch.stack((scale, shift), dim=-1).transpose(0, 1)  # (K'/group, N, 2)
+        self._scale_and_zero = F.pad(scale_and_shift, (0, 0, 0, missing)).contiguous()
         self._bias = bias
         self.takes_bytes = False
 
@@ -192,7 +199,7 @@ def build_linear(
     if weights is Weights.INT8:
         return Int8Linear(stored["weight"], stored["scale"], bias, output_dtype)
     if weights is Weights.INT4:
-        return Int4Linear(stored["weight"], stored["scale"], bias)
+        return Int4Linear(stored["weight"], stored["scale"], bias, stored.get("zero"))
     if weights is Weights.BF16 and packs_bfloat16():
         return PackedLinear(stored["weight"], bias)
     return FloatLinear(stored["weight"], bias)

@@ -28,6 +28,7 @@ from worker.llm.native.linear import CompiledLinear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
 from worker.llm.operations import HeadNorms
 from worker.llm.quantize import stored_layout
+from worker.llm.recipe import INT4_GROUPS
 
 SMALL_TENSOR_BYTES = 1 << 20
 INT8_INPUTS = (1 << 17) - 1  # of a layer: the sum of more products of 128 * 128 exceeds 32 bits
@@ -158,7 +159,8 @@ def fastest_linear(
         raise UnsupportedModel(
             f"a layer has {inputs} inputs, int8 weights can have {INT8_INPUTS}: use bf16 or int4"
         )
-    if kernels is not None and is_compiled_faster(inputs, weights):
+    # the compiled kernels know no zero points
+    if kernels is not None and "zero" not in parts and is_compiled_faster(inputs, weights):
         return CompiledLinear(kernels, parts, weights, output_dtype)
     return build_linear(parts, weights, output_dtype=output_dtype)
 
@@ -174,13 +176,23 @@ def linear_parts(
 
     Raises ArtifactError as `checked_tensor`.
     """
-    layout = stored_layout(*shape, weights)
+    group = _chosen_group(stored, f"{name}.scale", shape[1]) if weights is Weights.INT4 else None
+    layout = stored_layout(*shape, weights, group)
+    if weights is Weights.INT4 and f"{name}.zero" in stored:
+        layout["zero"] = (layout["scale"][0], torch.uint8)
     if biased:
         layout["bias"] = ((shape[0],), compute_dtype(weights))
     return {
         suffix: checked_tensor(stored, f"{name}.{suffix}", *expected)
         for suffix, expected in layout.items()
     }
+
+
+def _chosen_group(stored: Mapping[str, Tensor], scale: str, inputs: int) -> int | None:
+    """The group of int4 weights by the shape of their scales, None for one that none can have."""
+    groups = stored[scale].shape[-1:] if scale in stored else ()
+    padded = inputs + -inputs % INT4_GROUPS[-1]
+    return next((size for size in INT4_GROUPS if groups == (padded / size,)), None)
 
 
 def checked_tensor(

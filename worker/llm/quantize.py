@@ -39,9 +39,12 @@ def quantize_linear(weight: Tensor, weights: Weights) -> dict[str, Tensor]:
 
 
 def stored_layout(
-    outputs: int, inputs: int, weights: Weights
+    outputs: int, inputs: int, weights: Weights, group: int | None = None
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and type of what `quantize_linear` makes of a weight (outputs, inputs)."""
+    """Shape and type of what `quantize_linear` makes of a weight (outputs, inputs).
+
+    `group` is that of int4 weights where a quantized checkpoint has chosen it.
+    """
     if weights is Weights.INT8:
         return {
             "weight": ((outputs, inputs), torch.int8),
@@ -51,7 +54,7 @@ def stored_layout(
         padded = inputs + -inputs % INT4_GROUPS[-1]
         return {
             "weight": ((outputs, padded // 2), torch.uint8),
-            "scale": ((outputs, padded // _int4_group(padded)), torch.bfloat16),
+            "scale": ((outputs, padded // (group or _int4_group(padded))), torch.bfloat16),
         }
     dtype = torch.float32 if weights is Weights.FP32 else torch.bfloat16
     return {"weight": ((outputs, inputs), dtype)}
@@ -68,6 +71,11 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
     """From (N, K/2) bytes to (N, K) values 0…15."""
     low, high = packed.bitwise_and(15), packed.bitwise_right_shift(4)
     return torch.stack((low, high), dim=-1).flatten(1)
+
+
+def pack_nibbles(values: Tensor) -> Tensor:
+    """From (N, K) values 0…15 to (N, K/2) bytes, the even column in the low nibble."""
+    return values[:, 0::2] | (values[:, 1::2] << 4)
 
 
 def _by_rows(
@@ -92,7 +100,7 @@ def _int4_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
     scale = _int4_scale(grouped)  # (N, K'/group, 1)
     values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
-    return values[:, 0::2] | (values[:, 1::2] << 4), scale.squeeze(-1)
+    return pack_nibbles(values), scale.squeeze(-1)
 
 
 def _int4_group(inputs: int) -> int:

@@ -23,6 +23,7 @@ from models.model_key import ModelKey, Weights
 from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
 from worker.llm.artifact_folder import remove_folder
 from worker.llm.artifact_use import unused
+from worker.llm.recipe import origin_in_words
 
 MAX_NAME_LENGTH = 96  # as in ModelKey
 
@@ -39,6 +40,7 @@ class RegistryEntry:
     commit: str | None
     architecture: str
     digest: str
+    checkpoint: str | None = None  # how it was quantized before, and what became of that
 
 
 def default_name(path_or_id: str) -> str:
@@ -132,6 +134,7 @@ class Registry:
             commit=manifest.source.commit,
             architecture=manifest.architecture,
             digest=artifact.digest,
+            checkpoint=origin_in_words(manifest.recipe),
         )
 
     def resolve(self, name: str, weights: Weights | None) -> ModelKey:

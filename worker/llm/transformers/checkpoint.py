@@ -32,7 +32,8 @@ def read_checkpoint(folder: Path, raw_config: Mapping[str, object]) -> PreTraine
     refuse_code(raw_config)
     if raw_config.get("quantization_config") is not None:
         raise UnsupportedModel(
-            "the checkpoint is already quantized: give the original model in bf16, fp16 or fp32"
+            "the checkpoint is already quantized: use --backend native, or give the original model "
+            "in bf16, fp16 or fp32"
         )
     config = read_config(folder)
     register_attention()
