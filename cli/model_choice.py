@@ -6,6 +6,7 @@ A folder is registered under its own name, quantized the first time and found ag
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
     from models.settings import Settings
+    from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
     from worker.llm.remote_registry import RemoteRegistry
 
@@ -83,12 +85,24 @@ def add_folder(registry: Registry, path: str, weights: Weights) -> ModelKey:
     return add_to_registry(registry, str(folder), name=folder.name, weights=weights).key
 
 
+def layers_asked(
+    weights: Weights, exceptions: Sequence[str] | None, int4_group: int | None
+) -> LayerWeights | None:
+    """What the flags say of single layers, None when they say nothing; raises InputError."""
+    from worker.llm.layer_weights import INT4_GROUPS, LayerWeights, parse_exceptions
+
+    if not exceptions and int4_group is None:
+        return None
+    return LayerWeights(weights, parse_exceptions(exceptions or ()), int4_group or INT4_GROUPS[0])
+
+
 def add_to_registry(
     registry: Registry,
     source: str,
     *,
     name: str | None,
     weights: Weights,
+    layers: LayerWeights | None = None,
     revision: str | None = None,
 ) -> RegistryEntry:
     """Quantize a model into the registry, showing how far it is; a no-op when it is there."""
@@ -100,6 +114,7 @@ def add_to_registry(
             source,
             name=name,
             weights=weights,
+            layers=layers,
             revision=revision,
             token=os.environ.get("HF_TOKEN"),
             progress=progress.update,

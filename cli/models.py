@@ -9,7 +9,7 @@ import typer
 from cli import options
 from cli.context import all_entries, load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
-from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, split_name
+from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, layers_asked, split_name
 from models.backend_name import BackendName
 from models.model_key import Weights
 
@@ -37,6 +37,8 @@ def add(
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")
     ] = None,
+    exceptions: options.Exceptions = None,
+    int4_group: options.Int4Group = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Quantize a model into the registry; nothing is done again when it is there.
@@ -44,7 +46,10 @@ def add(
     A gated model of the Hub needs HF_TOKEN in the environment and its licence accepted.
     """
     registry = open_registry(load(context, backend=backend))
-    entry = add_to_registry(registry, source, name=name, weights=weights, revision=revision)
+    layers = layers_asked(weights, exceptions, int4_group)
+    entry = add_to_registry(
+        registry, source, name=name, weights=weights, layers=layers, revision=revision
+    )
     report(entry, as_json=as_json)
 
 

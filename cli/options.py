@@ -27,6 +27,19 @@ WeightsKind = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
+Exceptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--except",
+        metavar="PATTERN=WEIGHTS",
+        help="Other weights for layers, such as lm_head=int8 or layers.0.*=bf16; may be repeated.",
+    ),
+]
+Int4Group = Annotated[
+    int | None,
+    typer.Option("--int4-group", metavar="N", help="Inputs that share a scale: 128, 64 or 32."),
+]
+
 SystemText = Annotated[
     str | None,
     typer.Option("--system", metavar="TEXT", help="System message of chats that have none."),

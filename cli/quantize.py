@@ -10,7 +10,7 @@ import typer
 from cli import options
 from cli.context import load, open_registry
 from cli.display import emit_json
-from cli.model_choice import add_to_registry
+from cli.model_choice import add_to_registry, layers_asked
 from cli.models import For, RegisteredName, as_dict, report
 from models.errors import NotFoundError
 from models.model_key import Weights
@@ -18,6 +18,7 @@ from models.model_key import Weights
 if TYPE_CHECKING:
     from cli.evaluation import EvaluationPlan
     from models.settings import Settings
+    from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
 
 TRIALS = 3
@@ -29,6 +30,8 @@ def quantize(
     name: RegisteredName,
     weights: Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")],
     backend: For = None,
+    exceptions: options.Exceptions = None,
+    int4_group: options.Int4Group = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Requests that measure speed and memory.")
     ] = None,
@@ -49,7 +52,8 @@ def quantize(
     plan = None
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
-    entry = _requantized(open_registry(settings), name, weights)
+    layers = layers_asked(weights, exceptions, int4_group)
+    entry = _requantized(open_registry(settings), name, weights, layers)
     if plan is None:
         report(entry, as_json=as_json)
         return
@@ -63,7 +67,9 @@ def quantize(
         print_evaluations(found)
 
 
-def _requantized(registry: Registry, name: str, weights: Weights) -> RegistryEntry:
+def _requantized(
+    registry: Registry, name: str, weights: Weights, layers: LayerWeights | None
+) -> RegistryEntry:
     known = next((entry for entry in registry.entries() if entry.key.name == name), None)
     if known is None:
         raise NotFoundError(
@@ -71,7 +77,12 @@ def _requantized(registry: Registry, name: str, weights: Weights) -> RegistryEnt
             f"--name {name} --weights {weights}`"
         )
     return add_to_registry(
-        registry, known.source, name=name, weights=weights, revision=known.commit
+        registry,
+        known.source,
+        name=name,
+        weights=weights,
+        layers=layers,
+        revision=known.commit,
     )
 
 

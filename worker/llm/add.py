@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from models.backend_name import BackendName
 from models.errors import ArtifactError, UnsupportedModel
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import Source, open_artifact
 from worker.llm.hub import fetch_source, identify_source
+from worker.llm.layer_weights import LayerWeights
 from worker.llm.recipe import is_recipe, recipe
 from worker.llm.registry import Registry, RegistryEntry, default_name
 from worker.llm.resolved_tokenizer import has_tokenizer
@@ -25,6 +25,7 @@ def add_model(
     *,
     name: str | None = None,
     weights: Weights,
+    layers: LayerWeights | None = None,
     revision: str | None = None,
     token: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -32,22 +33,35 @@ def add_model(
     """Register the model in a folder or Hub repository under `name`, quantized to `weights`.
 
     It is made for the registry's backend. An artifact made from the same source is kept as it is;
-    two processes that add the same model share one quantization. `progress` hears of tensors done
+    two processes that add the same model share one quantization. `layers` makes exceptions, which
+    an artifact that is there may have without being asked for. `progress` hears of tensors done
     and tensors in all. Raises what `resolve_source` and `write_artifact` raise.
     """
     key = ModelKey(name if name is not None else default_name(source), weights)
     identified = identify_source(source, revision, token)
     with registry.lock(key):
-        wanted = recipe(weights, registry.backend)
-        if not _is_current(registry.path(key), identified, wanted):
+        wanted = recipe(weights, registry.backend, layers)
+        is_asked = layers is not None
+        if not _is_current(registry.path(key), identified, wanted, are_layers_asked=is_asked):
+            from worker.llm.artifact_writer import write_artifact
+
             folder = fetch_source(identified, token).folder
             _check_tokenizer(folder)
-            place = registry.path(key)
-            _quantize(folder, place, weights, registry.backend, identified, progress)
+            write_artifact(
+                folder,
+                registry.path(key),
+                weights,
+                source=identified,
+                backend=registry.backend,
+                layers=layers,
+                progress=progress,
+            )
     return registry.entry(key)
 
 
-def _is_current(folder: Path, source: Source, wanted: Mapping[str, str | int]) -> bool:
+def _is_current(
+    folder: Path, source: Source, wanted: Mapping[str, str | int], *, are_layers_asked: bool
+) -> bool:
     """Whether the artifact in `folder` is whole and what this version would make of `source`."""
     if not folder.is_dir():
         return False
@@ -55,7 +69,8 @@ def _is_current(folder: Path, source: Source, wanted: Mapping[str, str | int]) -
         manifest = open_artifact(folder, verify=False).manifest
     except ArtifactError:
         return False  # damaged or of an older format: it is made again
-    return manifest.source.digest == source.digest and is_recipe(manifest.recipe, wanted)
+    is_same_source = manifest.source.digest == source.digest
+    return is_same_source and is_recipe(manifest.recipe, wanted, are_layers_asked=are_layers_asked)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -63,16 +78,3 @@ def _check_tokenizer(folder: Path) -> None:
         raise UnsupportedModel(
             f"{folder} has no tokenizer.json: give a complete model with its tokenizer"
         )
-
-
-def _quantize(
-    folder: Path,
-    destination: Path,
-    weights: Weights,
-    backend: BackendName,
-    source: Source,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    from worker.llm.artifact_writer import write_artifact
-
-    write_artifact(folder, destination, weights, source=source, backend=backend, progress=progress)

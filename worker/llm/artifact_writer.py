@@ -41,6 +41,7 @@ from worker.llm.config import kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, tensor_count
 from worker.llm.ipex.environment import require_ipex
 from worker.llm.ipex.recipe import IpexRecipe
+from worker.llm.layer_weights import LayerWeights
 from worker.llm.quantized_checkpoint import QuantizedCheckpoint
 from worker.llm.quantized_config import read_quantized_format, without_quantization
 from worker.llm.recipe import recipe
@@ -79,12 +80,14 @@ def write_artifact(
     *,
     source: Source,
     backend: BackendName = BackendName.NATIVE,
+    layers: LayerWeights | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Convert the Hugging Face model in `source_folder` into an artifact at `destination`.
 
-    Appears there whole or not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError,
-    StorageFull when the disk cannot hold it, and SettingsError without the backend's libraries.
+    `layers` is for the native backend, and has `weights` as the usual kind. Appears there whole or
+    not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError, StorageFull when the disk
+    cannot hold it, and SettingsError without the backend's libraries.
     """
     if backend is BackendName.IPEX:
         require_ipex()
@@ -96,12 +99,12 @@ def write_artifact(
         )
     checkpoint = Checkpoint(source_folder)
     if backend is BackendName.NATIVE:
-        contents = _native_contents(source_folder, checkpoint, weights)
+        contents = _native_contents(source_folder, checkpoint, layers or LayerWeights(weights))
     else:
         from worker.llm.transformers.contents import transformers_contents
 
         contents = transformers_contents(source_folder, weights)
-    made = recipe(weights, backend) | contents.origin
+    made = recipe(weights, backend, layers) | contents.origin
     making = Making(weights=weights, recipe=made, source=source, backend=backend)
     return write_contents(source_folder, destination, contents, making, progress)
 
@@ -190,18 +193,18 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _native_contents(folder: Path, checkpoint: Checkpoint, weights: Weights) -> Contents:
+def _native_contents(folder: Path, checkpoint: Checkpoint, layers: LayerWeights) -> Contents:
     raw_config = read_config_json(folder)
     stored = read_quantized_format(raw_config)
     config = parse_model_config(without_quantization(raw_config))
     tensors = QuantizedCheckpoint(checkpoint, stored) if stored else checkpoint
-    keeps_zeros = stored is not None and stored.keeps_zeros(weights)
+    keeps_zeros = stored is not None and stored.keeps_zeros(layers.usual)
     return Contents(
         architecture=config.architecture,
         config=kept_config(raw_config),
-        tensors=convert(config, weights, tensors),
-        n_tensors=tensor_count(config, weights, keeps_zeros=keeps_zeros),
-        origin=stored.origin(weights) if stored else {},
+        tensors=convert(config, layers, tensors),
+        n_tensors=tensor_count(config, layers, keeps_zeros=keeps_zeros),
+        origin=stored.origin(layers.usual) if stored else {},
     )
 
 

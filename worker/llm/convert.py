@@ -19,6 +19,7 @@ from models.errors import UnsupportedModel
 from models.model_key import Weights
 from worker.llm.config import ModelConfig
 from worker.llm.kept_integers import kept_linear
+from worker.llm.layer_weights import LayerWeights
 from worker.llm.quantize import quantize_linear
 from worker.llm.quantized_checkpoint import QuantizedCheckpoint
 
@@ -61,41 +62,61 @@ def compute_dtype(weights: Weights) -> torch.dtype:
 
 
 def convert(
-    config: ModelConfig, weights: Weights, source: TensorSource
+    config: ModelConfig, weights: Weights | LayerWeights, source: TensorSource
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of the artifact by name.
 
     Raises UnsupportedModel when a tensor is missing or has another shape than config.json says.
     """
-    dtype = compute_dtype(weights)
+    layers = _by_layer(weights)
+    dtype = compute_dtype(layers.usual)
     hidden = config.hidden_size
     embedding = source_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
     yield "embedding.weight", embedding.to(dtype)
     for index in range(config.num_layers):
-        yield from _convert_layer(config, weights, source, index)
+        yield from _convert_layer(config, layers, source, index)
     yield "norm.weight", _norm(config, source, "model.norm", hidden).to(dtype)
     if not config.tie_word_embeddings:
         head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
-        yield from _stored("lm_head", head, None, weights)
-    elif weights in QUANTIZED:  # a tied head is quantized as well, beside the embedding
-        yield from _stored("lm_head", embedding, None, weights)
+        yield from _stored("lm_head", head, None, layers)
+    elif _has_own_head(layers):  # a tied one as well, beside the embedding
+        # safetensors stores no two tensors in one memory
+        apart = embedding if layers.of("lm_head") in QUANTIZED else embedding.clone()
+        yield from _stored("lm_head", apart, None, layers)
 
 
-def tensor_count(config: ModelConfig, weights: Weights, *, keeps_zeros: bool = False) -> int:
+def tensor_count(
+    config: ModelConfig, weights: Weights | LayerWeights, *, keeps_zeros: bool = False
+) -> int:
     """How many tensors `convert` yields, at most where a checkpoint's zero points are kept."""
-    per_linear = 2 if weights in QUANTIZED else 1
+    layers = _by_layer(weights)
+    quantized = sum(
+        layers.of(f"layers.{index}.{name}") in QUANTIZED
+        for index in range(config.num_layers)
+        for name in linears(config, "")
+    )
     biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
-    head = weights in QUANTIZED or not config.tie_word_embeddings
-    per_layer = norms + 4 * (per_linear + keeps_zeros) + biases
-    return 2 + config.num_layers * per_layer + head * per_linear
+    per_layer = norms + 4 * (1 + keeps_zeros) + biases
+    head = _has_own_head(layers) or not config.tie_word_embeddings
+    quantized += layers.of("lm_head") in QUANTIZED
+    return 2 + config.num_layers * per_layer + quantized + head
+
+
+def _has_own_head(layers: LayerWeights) -> bool:
+    """Whether a tied output layer is stored; one that is computed as the embedding is not."""
+    return layers.of("lm_head") in QUANTIZED or layers.usual in QUANTIZED
+
+
+def _by_layer(weights: Weights | LayerWeights) -> LayerWeights:
+    return weights if isinstance(weights, LayerWeights) else LayerWeights(weights)
 
 
 def _convert_layer(
-    config: ModelConfig, weights: Weights, source: TensorSource, index: int
+    config: ModelConfig, layers: LayerWeights, source: TensorSource, index: int
 ) -> Iterator[tuple[str, Tensor]]:
     old, new = f"model.layers.{index}", f"layers.{index}"
-    dtype = compute_dtype(weights)
+    dtype = compute_dtype(layers.usual)
     for stored, norm in block_norms(config).items():
         tensor = _norm(config, source, f"{old}.{norm}", config.hidden_size)
         yield f"{new}.{stored}.weight", tensor.to(dtype)
@@ -104,11 +125,11 @@ def _convert_layer(
         tensor = _norm(config, source, f"{old}.self_attn.{norm}", width)
         yield f"{new}.{stored}.weight", (tensor * scale).to(dtype)
     for name, linear in linears(config, old).items():
-        yield from _linear(config, weights, source, linear, f"{new}.{name}")
+        yield from _linear(config, layers, source, linear, f"{new}.{name}")
 
 
 def _linear(
-    config: ModelConfig, weights: Weights, source: TensorSource, linear: Concatenated, name: str
+    config: ModelConfig, layers: LayerWeights, source: TensorSource, linear: Concatenated, name: str
 ) -> Iterator[tuple[str, Tensor]]:
     parts, bias = linear.parts, None
     if linear.biased:
@@ -116,17 +137,17 @@ def _linear(
     factors = _query_factors(config, linear.outputs) if name.endswith(".qkv") else None
     if factors is not None and bias is not None:
         bias = bias.float() * factors
-    kept = _kept(weights, source, linear)
+    kept = _kept(layers.of(name), source, linear)
     if kept is not None:
         if factors is not None:
             kept["scale"] = _times_rows(kept["scale"], factors).to(kept["scale"].dtype)
-        yield from _named(name, kept, bias, weights)
+        yield from _named(name, kept, bias, layers)
         return
     weight = _joined(
         [source_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
     )
     weight = weight if factors is None else _times_rows(weight, factors)
-    yield from _stored(name, weight, bias, weights)
+    yield from _stored(name, weight, bias, layers)
 
 
 def _kept(weights: Weights, source: TensorSource, linear: Concatenated) -> dict[str, Tensor] | None:
@@ -204,18 +225,19 @@ def _times_rows(matrix: Tensor, factors: Tensor) -> Tensor:
 
 
 def _stored(
-    name: str, weight: Tensor, bias: Tensor | None, weights: Weights
+    name: str, weight: Tensor, bias: Tensor | None, layers: LayerWeights
 ) -> Iterator[tuple[str, Tensor]]:
-    yield from _named(name, quantize_linear(weight, weights), bias, weights)
+    tensors = quantize_linear(weight, layers.of(name), layers.int4_group)
+    yield from _named(name, tensors, bias, layers)
 
 
 def _named(
-    name: str, tensors: Mapping[str, Tensor], bias: Tensor | None, weights: Weights
+    name: str, tensors: Mapping[str, Tensor], bias: Tensor | None, layers: LayerWeights
 ) -> Iterator[tuple[str, Tensor]]:
     for suffix, tensor in tensors.items():
         yield f"{name}.{suffix}", tensor
     if bias is not None:
-        yield f"{name}.bias", bias.to(compute_dtype(weights))
+        yield f"{name}.bias", bias.to(compute_dtype(layers.usual))
 
 
 def source_tensor(source: TensorSource, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
+from worker.llm.layer_weights import INT4_GROUPS
 from worker.llm.quantize import INT4_ZERO, pack_nibbles, quantize_linear
 from worker.llm.quantized_checkpoint import Integers, QuantizedCheckpoint
-from worker.llm.recipe import INT4_GROUPS
 
 
 def kept_linear(

@@ -22,16 +22,24 @@ from worker.llm.convert import (
     linears,
 )
 from worker.llm.decoder import Decoder, DecoderLayer, DecoderWeights
+from worker.llm.layer_weights import INT4_GROUPS
 from worker.llm.linear import FloatLinear, Linear, build_linear
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.linear import CompiledLinear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
 from worker.llm.operations import HeadNorms
 from worker.llm.quantize import stored_layout
-from worker.llm.recipe import INT4_GROUPS
 
 SMALL_TENSOR_BYTES = 1 << 20
 INT8_INPUTS = (1 << 17) - 1  # of a layer: the sum of more products of 128 * 128 exceeds 32 bits
+
+
+# fp32 has no exceptions, see LayerWeights; what is none of these is refused by its layout.
+_EXCEPTIONS = {
+    torch.int8: Weights.INT8,
+    torch.uint8: Weights.INT4,
+    torch.bfloat16: Weights.BF16,
+}
 
 
 class StoredTensors(Mapping[str, Tensor]):
@@ -109,8 +117,9 @@ def _build_layer(
     built: dict[str, Linear] = {}
     for name, shape in linears(config, prefix).items():
         size = (shape.outputs, shape.inputs)
-        parts = linear_parts(stored, f"{prefix}.{name}", weights, size, shape.biased)
-        built[name] = fastest_linear(parts, shape.inputs, weights, kernels)
+        kind = stored_kind(stored, f"{prefix}.{name}", weights)
+        parts = linear_parts(stored, f"{prefix}.{name}", kind, size, shape.biased)
+        built[name] = fastest_linear(parts, shape.inputs, kind, kernels)
     norms = {
         name: checked_tensor(stored, f"{prefix}.{name}.weight", (hidden,), dtype)
         for name in block_norms(config)
@@ -140,11 +149,21 @@ def _build_head(
     kernels: Kernels | None,
 ) -> Linear:
     """The output layer; where it is tied and not quantized, its weight is the embedding."""
-    if config.tie_word_embeddings and weights not in QUANTIZED:
+    kind = stored_kind(stored, "lm_head", weights)
+    is_shared = "lm_head.weight" not in stored and kind not in QUANTIZED
+    if config.tie_word_embeddings and is_shared:
         return FloatLinear(embedding, None)  # packed, it would take the embedding's memory again
-    parts = linear_parts(stored, "lm_head", weights, (config.vocab_size, config.hidden_size))
+    parts = linear_parts(stored, "lm_head", kind, (config.vocab_size, config.hidden_size))
     # its sums are integers: rounding them to bf16 would only lose
-    return fastest_linear(parts, config.hidden_size, weights, kernels, torch.float32)
+    return fastest_linear(parts, config.hidden_size, kind, kernels, torch.float32)
+
+
+def stored_kind(stored: Mapping[str, Tensor], name: str, usual: Weights) -> Weights:
+    """The weights of the layer of that name: `usual`, or those of an exception."""
+    if f"{name}.weight" not in stored:
+        return usual
+    dtype = stored[f"{name}.weight"].dtype
+    return _EXCEPTIONS.get(dtype, usual) if usual is not Weights.FP32 else usual
 
 
 def fastest_linear(

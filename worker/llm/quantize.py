@@ -7,13 +7,14 @@ for a kernel happens when an artifact is loaded.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.model_key import Weights
-from worker.llm.recipe import INT4_GROUPS
+from worker.llm.layer_weights import INT4_GROUPS
 
 # Rows are independent, so a matrix is done in pieces that stay in the cache: five times as fast.
 CHUNK_ELEMENTS = 1 << 19
@@ -24,17 +25,20 @@ INT4_ZERO = 8  # a stored nibble 0…15 means -8…7
 INT4_TRIES = (1.0, 0.94, 0.88, 0.82)
 
 
-def quantize_linear(weight: Tensor, weights: Weights) -> dict[str, Tensor]:
+def quantize_linear(
+    weight: Tensor, weights: Weights, int4_group: int = INT4_GROUPS[0]
+) -> dict[str, Tensor]:
     """The tensors to store for a weight (N, K) in the format `weights`.
 
     fp32, bf16: weight (N, K). int8: weight (N, K) int8 and scale (N,) float32, symmetric per
     output. int4: weight (N, K'/2) uint8 with two nibbles each, the even column in the low one, and
-    scale (N, K'/group) bfloat16; K' is K filled up with zeros to a multiple of 32.
+    scale (N, K'/group) bfloat16; K' is K filled up with zeros to a multiple of 32, and the group is
+    `int4_group`, or the next smaller one that divides K'.
     """
     if weights is Weights.INT8:
         return _by_rows(weight, _int8_rows)
     if weights is Weights.INT4:
-        return _by_rows(weight, _int4_rows)
+        return _by_rows(weight, partial(_int4_rows, most=int4_group))
     return {"weight": weight.to(torch.float32 if weights is Weights.FP32 else torch.bfloat16)}
 
 
@@ -94,17 +98,17 @@ def _int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return values.to(torch.int8), scale
 
 
-def _int4_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _int4_rows(weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
     weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
-    group = _int4_group(weight.size(1))
+    group = _int4_group(weight.size(1), most)
     grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
     scale = _int4_scale(grouped)  # (N, K'/group, 1)
     values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
     return pack_nibbles(values), scale.squeeze(-1)
 
 
-def _int4_group(inputs: int) -> int:
-    return next(size for size in INT4_GROUPS if inputs % size == 0)
+def _int4_group(inputs: int, most: int = INT4_GROUPS[0]) -> int:
+    return next(size for size in INT4_GROUPS if size <= most and inputs % size == 0)
 
 
 def _int4_scale(grouped: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
-from worker.llm.recipe import INT4_GROUPS
+from worker.llm.layer_weights import INT4_GROUPS
 
 Method = Literal["gptq", "awq", "compressed-tensors"]
 ADVICE = "give the original model in bf16, fp16 or fp32, or one quantized with GPTQ or AWQ"

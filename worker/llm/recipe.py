@@ -9,20 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from models.backend_name import BackendName
+from models.errors import InputError
 from models.model_key import Weights
 from worker.llm.ipex.recipe import IpexRecipe
+from worker.llm.layer_weights import INT4_GROUPS, LayerWeights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
 # What a quantized checkpoint decides itself: an artifact of the same source says it again.
+LAYER_KEYS = frozenset({"exceptions", "group"})
 ORIGIN_KEYS = frozenset({"checkpoint", "rounding", "group"})
-INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one first
 
 
-def recipe(weights: Weights, backend: BackendName = BackendName.NATIVE) -> dict[str, str | int]:
+def recipe(
+    weights: Weights,
+    backend: BackendName = BackendName.NATIVE,
+    layers: LayerWeights | None = None,
+) -> dict[str, str | int]:
     """How `quantize_linear` treats a weight, for the manifest; equal recipes, equal tensors.
 
-    Raises InputError for weights that the backend has not.
+    Raises InputError for weights that the backend has not, and for exceptions outside of native.
     """
+    if layers is not None and backend is not BackendName.NATIVE:
+        raise InputError(
+            f"the {backend} backend has the same weights in all layers: leave out --except and "
+            "--int4-group, or use --backend native"
+        )
     if backend is BackendName.IPEX:
         return IpexRecipe(weights=weights).as_manifest()
     method: dict[Weights, dict[str, str | int]] = {
@@ -31,16 +42,28 @@ def recipe(weights: Weights, backend: BackendName = BackendName.NATIVE) -> dict[
         Weights.INT8: {"scales": "per output", "rounding": "nearest"},
         Weights.INT4: {"scales": "per group", "group": INT4_GROUPS[0], "rounding": "least squares"},
     }
+    more = {} if layers is None else layers.as_manifest
     made_for = {} if backend is BackendName.NATIVE else {"backend": str(backend)}
-    return {"version": RECIPE_VERSION, "weights": str(weights), **made_for, **method[weights]}
+    return {
+        "version": RECIPE_VERSION,
+        "weights": str(weights),
+        **made_for,
+        **method[weights],
+        **more,
+    }
 
 
-def is_recipe(said: Mapping[str, str | int], wanted: Mapping[str, str | int]) -> bool:
-    """Whether a manifest that says `said` was made as is `wanted`, from whatever checkpoint."""
-    if "checkpoint" not in said:
-        return said == wanted
-    rest = {key: value for key, value in said.items() if key not in ORIGIN_KEYS}
-    return rest == {key: value for key, value in wanted.items() if key not in ORIGIN_KEYS}
+def is_recipe(
+    said: Mapping[str, str | int], wanted: Mapping[str, str | int], *, are_layers_asked: bool
+) -> bool:
+    """Whether a manifest that says `said` was made as is `wanted`, from whatever checkpoint.
+
+    Exceptions for layers do not count unless somebody asks for certain ones, or for none.
+    """
+    free = ORIGIN_KEYS if "checkpoint" in said else frozenset[str]()
+    free |= frozenset() if are_layers_asked else LAYER_KEYS
+    rest = {key: value for key, value in said.items() if key not in free}
+    return rest == {key: value for key, value in wanted.items() if key not in free}
 
 
 def origin_in_words(said: Mapping[str, str | int]) -> str | None:

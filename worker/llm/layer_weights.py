@@ -1,0 +1,66 @@
+"""Which weights each linear layer of an artifact gets: one kind for all, and exceptions by name.
+
+Without torch: the command line reads exceptions with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from models.errors import InputError
+from models.model_key import Weights
+
+INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one first
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """The weights of a layer are those of the last exception whose pattern fits its name.
+
+    Names are those of the artifact: `layers.0.qkv`, `output`, `gate_up`, `down`, and `lm_head`.
+    Raises InputError for kinds that do not go together.
+    """
+
+    usual: Weights
+    exceptions: tuple[tuple[str, Weights], ...] = ()
+    int4_group: int = INT4_GROUPS[0]
+
+    def __post_init__(self) -> None:
+        kinds = {self.usual, *(weights for _, weights in self.exceptions)}
+        if self.exceptions and Weights.FP32 in kinds:
+            raise InputError("fp32 is computed in another type than all else: use it for no layer")
+        if self.int4_group not in INT4_GROUPS:
+            sizes = ", ".join(map(str, INT4_GROUPS))
+            raise InputError(f"int4 in groups of {self.int4_group} has no kernel: give {sizes}")
+
+    def of(self, layer: str) -> Weights:
+        """The weights of the layer of that name."""
+        chosen = self.usual
+        for pattern, weights in self.exceptions:
+            if fnmatchcase(layer, pattern):
+                chosen = weights
+        return chosen
+
+    @property
+    def as_manifest(self) -> dict[str, str | int]:
+        """What a manifest's recipe says beside the usual kind's."""
+        said: dict[str, str | int] = {}
+        if self.exceptions:
+            said["exceptions"] = ",".join(f"{name}={weights}" for name, weights in self.exceptions)
+        if self.int4_group != INT4_GROUPS[0]:
+            said["group"] = self.int4_group
+        return said
+
+
+def parse_exceptions(texts: Sequence[str]) -> tuple[tuple[str, Weights], ...]:
+    """From texts of the form PATTERN=WEIGHTS; raises InputError for any other."""
+    found = []
+    for text in texts:
+        pattern, equals, weights = text.partition("=")
+        if not pattern or not equals or weights not in set(Weights) or "," in text:
+            kinds = "|".join(Weights)
+            raise InputError(f"--except {text!r} cannot be used: give PATTERN={kinds}")
+        found.append((pattern, Weights(weights)))
+    return tuple(found)
