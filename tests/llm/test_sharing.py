@@ -19,6 +19,7 @@ from models.errors import (
     UnavailableError,
 )
 from models.model_key import ModelKey, Weights
+from models.settings import load_settings
 from tests.llm.tiny_models import make_reference, save_reference
 from tests.llm.tiny_tokenizers import make_byte_level
 from worker.llm.add import add_model
@@ -26,6 +27,7 @@ from worker.llm.artifact import MANIFEST_NAME, Artifact, open_artifact
 from worker.llm.pull import partial_place, pull_artifact
 from worker.llm.registry import Registry
 from worker.llm.remote_registry import RemoteRegistry, without_secrets
+from worker.spawning import engine_config
 
 KEY = ModelKey("tiny", Weights.INT8)
 
@@ -200,6 +202,29 @@ def test_urls_that_cannot_be_used_are_one_sentence() -> None:
         RemoteRegistry("nosuch://x", BackendName.NATIVE)
     with pytest.raises(SettingsError, match="bucket"):
         RemoteRegistry("hf://owner/name", BackendName.NATIVE)
+
+
+def test_an_engine_is_started_with_what_is_only_there(
+    pushed: RemoteRegistry, artifact: Artifact, tmp_path: Path
+) -> None:
+    settings = load_settings({}, home=tmp_path / "node", registry_url=pushed.url)
+    folder = engine_config(settings, KEY).artifact
+    assert open_artifact(folder, verify=True).digest == artifact.digest
+    with pytest.raises(NotFoundError, match="nightshift model push"):
+        engine_config(settings, ModelKey("other", Weights.INT8))
+
+
+def test_no_half_sent_file_is_seen(
+    remote: RemoteRegistry, store: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(_source: str, place: str) -> None:
+        Path(place).write_bytes(b"half")
+        raise ConnectionError
+
+    monkeypatch.setattr(remote._files, "put_file", breaks_off)
+    with pytest.raises(UnavailableError):
+        remote.push(artifact, KEY, ignore)
+    assert list((store / "files").iterdir()) == []
 
 
 def test_secrets_of_a_url_are_not_told() -> None:

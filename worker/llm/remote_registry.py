@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import errno
 import posixpath
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
@@ -35,6 +37,8 @@ from worker.llm.registry import artifact_folder_name, weights_of_folder
 
 MAX_MANIFEST_BYTES = 16 * 1024**2
 _PIECE_BYTES = 1 << 22
+# Where a file is seen before it is whole and renaming is one step; in buckets it is the other way.
+_WITH_RENAME = frozenset({"file", "local", "sftp", "ssh", "smb", "hdfs"})
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -61,11 +65,15 @@ class RemoteRegistry:
                 "give a folder all nodes have, or a bucket such as s3://BUCKET/PREFIX"
             )
         try:
-            self._files, self._root = fsspec.url_to_fs(url)
+            # What another node pushed is to be seen, so nothing is kept of what was listed before.
+            self._files, self._root = fsspec.url_to_fs(
+                url, skip_instance_cache=True, use_listings_cache=False
+            )
         except (ImportError, ValueError) as exc:
             raise SettingsError(
-                f"the registry {self.url} cannot be opened: {exc}; check NIGHTSHIFT_REGISTRY_URL"
-            ) from exc
+                f"the registry {self.url} cannot be opened ({type(exc).__name__}): check "
+                "NIGHTSHIFT_REGISTRY_URL, and that fsspec's package for it is there (s3fs for s3)"
+            ) from None
 
     def push(self, artifact: Artifact, key: ModelKey, progress: Progress) -> Sent:
         """Make an artifact of this machine the remote one of `key`; what is there is not sent.
@@ -75,17 +83,16 @@ class RemoteRegistry:
         files = artifact.manifest.files
         done = n_sent = bytes_sent = 0
         with self._advice():
-            self._files.makedirs(self._place("files"), exist_ok=True)
             for name, file in files.items():
                 place = self._place("files", file.sha256)
                 if self._size(place) != file.bytes:
-                    self._files.put_file(str(artifact.folder / name), place)
+                    with self._appearing(place) as new:
+                        self._files.put_file(str(artifact.folder / name), new)
                     n_sent, bytes_sent = n_sent + 1, bytes_sent + file.bytes
                 done += file.bytes
                 progress(done, artifact.bytes)
-            place = self._manifest_place(key)
-            self._files.makedirs(posixpath.dirname(place), exist_ok=True)
-            self._files.pipe_file(place, artifact.manifest.model_dump_json(indent=1).encode())
+            with self._appearing(self._manifest_place(key)) as new:
+                self._files.pipe_file(new, artifact.manifest.model_dump_json(indent=1).encode())
         return Sent(len(files), n_sent, bytes_sent)
 
     def keys(self, name: str) -> list[ModelKey]:
@@ -155,6 +162,22 @@ class RemoteRegistry:
         return posixpath.join(self._root, *parts)
 
     @contextmanager
+    def _appearing(self, place: str) -> Iterator[str]:
+        """Where to write so that `place` is there whole or not at all."""
+        self._files.makedirs(posixpath.dirname(place), exist_ok=True)
+        if _WITH_RENAME.isdisjoint(_protocols(self._files)):
+            yield place
+            return
+        temporary = f"{place}.{uuid.uuid4().hex}.part"
+        try:
+            yield temporary
+            self._files.mv(temporary, place)
+        except BaseException:
+            with suppress(Exception):
+                self._files.rm_file(temporary)
+            raise
+
+    @contextmanager
     def _advice(self) -> Iterator[None]:
         try:
             yield
@@ -162,11 +185,16 @@ class RemoteRegistry:
             raise
         except Exception as exc:  # each file system has errors of its own
             if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(f"no space left in {self.url}: free some and try again") from exc
+                raise StorageFull(f"no space left in {self.url}: free some and try again") from None
             raise UnavailableError(
                 f"the registry {self.url} failed ({type(exc).__name__}): see that it can be "
                 "reached and that the credentials of this machine allow it, then try again"
-            ) from exc
+            ) from None  # the library's own words may repeat a password
+
+
+def _protocols(file_system: Any) -> set[str]:
+    protocol = file_system.protocol
+    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 def without_secrets(url: str) -> str:
