@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,10 +86,23 @@ def test_a_manifest_that_cannot_be_read_is_found_and_collected(registry: Registr
     assert not registry.path(INT4).exists()
 
 
+def test_an_artifact_of_another_version_is_told_and_left(registry: Registry) -> None:
+    manifest = registry.path(INT4) / MANIFEST_NAME
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(said | {"format": 99, "more": 1}))
+    assert [each.problem is None for each in verify_registry(registry.root)] == [False, True]
+    assert removed(registry, days=0) == [("int8", "not loaded for 0 days")]
+    assert manifest.exists()
+
+
 def test_downloads_that_broke_off_go_unless_one_runs(registry: Registry) -> None:
     partial = partial_place(registry.path(INT8))
     partial.mkdir()
     (partial / "x").write_bytes(b"12345")
+    assert removed(registry) == []  # somebody may go on with it
+    days_ago = time.time() - 2 * 86400
+    for path in (partial / "x", partial):
+        os.utime(path, (days_ago, days_ago))
     with lock_of(registry.path(INT8)):
         assert removed(registry) == []
     assert removed(registry) == [(partial.name, "a download that broke off")]

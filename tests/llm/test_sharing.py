@@ -137,6 +137,15 @@ def test_a_download_that_broke_off_is_gone_on_with(
     assert watched.bytes_read == artifact.bytes - here
 
 
+def test_a_damaged_beginning_is_read_again(
+    pushed: RemoteRegistry, artifact: Artifact, registry: Registry
+) -> None:
+    partial = partial_place(registry.path(KEY))
+    partial.mkdir(parents=True)
+    (partial / largest(artifact)).write_bytes(b"no")
+    assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
+
+
 @pytest.mark.parametrize("longer", [False, True])
 def test_a_damaged_file_there_never_appears_here(
     longer: bool, pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry

@@ -75,6 +75,22 @@ def _download_all(
 
 
 def _download(remote: RemoteRegistry, file: StoredFile, place: Path) -> None:
+    was_begun = _size(place) > 0
+    is_whole = _read_rest(remote, file, place)
+    if not is_whole and was_begun:  # perhaps it is the beginning, from before, that is damaged
+        is_whole = _read_rest(remote, file, place)
+    if not is_whole:
+        raise ArtifactError(
+            f"{file.sha256} in {remote.url} is damaged (its SHA-256 is another one): remove it "
+            "there and push the artifact again from a machine where it is whole"
+        )
+
+
+def _read_rest(remote: RemoteRegistry, file: StoredFile, place: Path) -> bool:
+    """Whether the file is whole now; a damaged one is deleted.
+
+    Raises UnavailableError when the rest has not come.
+    """
     digest = hashlib.sha256()
     with place.open("a+b") as local:
         local.seek(0)
@@ -95,10 +111,8 @@ def _download(remote: RemoteRegistry, file: StoredFile, place: Path) -> None:
         )
     if size > file.bytes or digest.hexdigest() != file.sha256:
         place.unlink()
-        raise ArtifactError(
-            f"{file.sha256} in {remote.url} is damaged (its SHA-256 is another one): remove it "
-            "there and push the artifact again from a machine where it is whole"
-        )
+        return False
+    return True
 
 
 def _assemble(manifest: Manifest, partial: Path, place: Path) -> None:

@@ -5,6 +5,7 @@ Goes by the folders, not by readable manifests: a damaged artifact has none.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from models.errors import ArtifactError, StateError
-from worker.llm.artifact import open_artifact
+from worker.llm.artifact import MANIFEST_FORMAT, MANIFEST_NAME, open_artifact
 from worker.llm.artifact_folder import remove_abandoned, remove_folder
 from worker.llm.artifact_use import last_used_at, unused
 from worker.llm.pull import PARTIAL_SUFFIX
@@ -57,7 +58,8 @@ def collect_garbage(
 ) -> list[Removed]:
     """Remove damaged artifacts, broken-off downloads, what dead processes left, and the unused.
 
-    Nothing is removed that a process of this machine has loaded, or is adding.
+    Nothing is removed that a process of this machine has loaded, or is adding, nor a download of
+    the last day, nor an artifact of another version of Nightshift.
     """
     found = []
     for folder in _artifact_folders(root):
@@ -70,6 +72,8 @@ def collect_garbage(
     for partial in sorted(root.glob(f"*/.*{PARTIAL_SUFFIX}")):
         place = partial.with_name(partial.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX))
         with suppress(Timeout), _nobody_at(place):
+            if time.time() - _changed_at(partial) < _DAY_S:
+                continue
             found.append(Removed(partial, _size(partial), "a download that broke off"))
             if not dry_run:
                 shutil.rmtree(partial)
@@ -90,11 +94,23 @@ def _reason(folder: Path, unused_for_days: float | None) -> str | None:
     try:
         open_artifact(folder, verify=False)
     except ArtifactError:
-        return "damaged"
+        return None if _is_of_another_version(folder) else "damaged"
     idle_s = time.time() - last_used_at(folder)
     if unused_for_days is not None and idle_s > unused_for_days * _DAY_S:
         return f"not loaded for {idle_s / _DAY_S:.0f} days"
     return None
+
+
+def _is_of_another_version(folder: Path) -> bool:
+    try:
+        said = json.loads((folder / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("format") not in (None, MANIFEST_FORMAT)
+
+
+def _changed_at(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 
 def _artifact_folders(root: Path, name: str | None = None) -> list[Path]:
