@@ -69,8 +69,9 @@ MUTATIONS = (
             ),
             (
                 "models/store/transitions.py",
-                "inserting.on_conflict_do_nothing(index_elements=key)",
-                "inserting",
+                "ignoring = inserting.on_conflict_do_nothing(index_elements=key)\n",
+                "ignoring = inserting.on_conflict_do_nothing(index_elements=key)\n"
+                '    if table.name == "results":\n        ignoring = inserting\n',
             ),
         ),
         f"{CUTS}[results]",
