@@ -100,7 +100,7 @@ def _beside_the_full_model(
     reference = Candidate(full, settings.backend)
     made = Candidate(weights, settings.backend)
     return read_plan(
-        list(dict.fromkeys((reference, made))),
+        [reference, made],
         reference,
         prompts=prompts,
         expected=expected,

@@ -7,7 +7,6 @@ gathered: memory holds one file's worth and one matrix, never the model.
 from __future__ import annotations
 
 import datetime
-import errno
 import json
 import platform
 import shutil
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from models.backend_name import BackendName
 from models.errors import StorageFull, UnsafeModel
 from models.model_key import Weights
+from models.storage_full import is_storage_full
 from worker.llm.artifact import (
     MANIFEST_NAME,
     TENSOR_SUFFIX,
@@ -232,8 +232,7 @@ def _storage_full_as_advice(destination: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as exc:
-        full = isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "os error 28" in str(exc):  # safetensors writes from Rust
+        if is_storage_full(exc) or "os error 28" in str(exc):  # safetensors writes from Rust
             raise StorageFull(
                 f"no space left for {destination}: free some and run the same command again"
             ) from exc

@@ -6,7 +6,6 @@ code. Every failure becomes one sentence that says what to do. Must not know tor
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from models.errors import HubError, NotFoundError, StorageFull, UnsafeModel, UnsupportedModel
+from models.storage_full import is_storage_full
 from worker.llm.artifact import PICKLE_SUFFIXES, Source
 
 ALLOWED = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "*.jinja",
@@ -192,7 +192,7 @@ def _advice(repository: str, revision: str | None) -> Iterator[None]:
             "check the connection and HF_HUB_OFFLINE, or give a local folder"
         ) from exc
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_storage_full(exc):
             raise HubError(f"{repository} cannot be downloaded: {exc}; try again") from exc
         raise StorageFull(
             f"no space left to download {repository}: free some or point HF_HOME elsewhere"

@@ -6,7 +6,6 @@ all of it is there and every file has the SHA-256 of its manifest.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from models.errors import ArtifactError, StorageFull, UnavailableError
 from models.model_key import ModelKey
+from models.storage_full import is_storage_full
 from worker.llm.artifact import MANIFEST_NAME, Manifest, StoredFile, open_artifact
 from worker.llm.artifact_folder import new_folder
 from worker.llm.registry import Registry, RegistryEntry
@@ -137,6 +137,6 @@ def _storage_full_as_advice(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_storage_full(exc):
             raise
         raise StorageFull(f"no space left in {root}: free some and try again") from exc

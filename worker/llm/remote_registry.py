@@ -10,7 +10,6 @@ Must not know torch.
 
 from __future__ import annotations
 
-import errno
 import posixpath
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from models.errors import (
     UnavailableError,
 )
 from models.model_key import ModelKey, Weights, choose_served
+from models.storage_full import is_storage_full
 from worker.llm.artifact import MANIFEST_NAME, Artifact, Manifest, checked_manifest
 from worker.llm.registry import artifact_folder_name, weights_of_folder
 
@@ -184,7 +184,7 @@ class RemoteRegistry:
         except NightshiftError:
             raise
         except Exception as exc:  # each file system has errors of its own
-            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_storage_full(exc):
                 raise StorageFull(f"no space left in {self.url}: free some and try again") from None
             raise UnavailableError(
                 f"the registry {self.url} failed ({type(exc).__name__}): see that it can be "
