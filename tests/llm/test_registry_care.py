@@ -95,6 +95,27 @@ def test_an_artifact_of_another_version_is_told_and_left(registry: Registry) -> 
     assert manifest.exists()
 
 
+def test_what_is_no_artifact_of_the_registry_is_left(registry: Registry, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    for folder in (mine / "int8", registry.root / "tiny" / "notes"):
+        folder.mkdir(parents=True)
+        (folder / "precious").touch()
+    (registry.root / "linked").symlink_to(mine)
+    (registry.root / "tiny" / "bf16").symlink_to(mine / "int8")
+    assert removed(registry, days=0) == [
+        ("int4", "not loaded for 0 days"),
+        ("int8", "not loaded for 0 days"),
+    ]
+    assert list(verify_registry(registry.root)) == []
+    assert (mine / "int8" / "precious").exists()
+    assert (registry.root / "tiny" / "notes" / "precious").exists()
+
+
+@pytest.mark.parametrize("name", ["..", "/", "*", "[", "../registry/tiny"])
+def test_a_model_is_verified_by_its_name_alone(name: str, registry: Registry) -> None:
+    assert list(verify_registry(registry.root, name)) == []
+
+
 def test_downloads_that_broke_off_go_unless_one_runs(registry: Registry) -> None:
     partial = partial_place(registry.path(INT8))
     partial.mkdir()

@@ -15,14 +15,19 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from models.backend_name import BackendName
 from models.errors import ArtifactError, StateError
+from models.model_key import Weights
 from worker.llm.artifact import MANIFEST_FORMAT, MANIFEST_NAME, open_artifact
 from worker.llm.artifact_folder import remove_abandoned, remove_folder
 from worker.llm.artifact_use import last_used_at, unused
 from worker.llm.pull import PARTIAL_SUFFIX
-from worker.llm.registry import lock_of
+from worker.llm.registry import artifact_folder_name, lock_of
 
 _DAY_S = 86400.0
+_FOLDER_NAMES = frozenset(
+    artifact_folder_name(weights, backend) for weights in Weights for backend in BackendName
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +119,15 @@ def _changed_at(folder: Path) -> float:
 
 
 def _artifact_folders(root: Path, name: str | None = None) -> list[Path]:
+    """By their names alone; links are left out, as the registry does: they lead elsewhere."""
     return sorted(
         folder
-        for folder in root.glob(f"{name or '*'}/*/")
-        if not folder.name.startswith(".") and not folder.parent.name.startswith(".")
+        for folder in root.glob("*/*/")
+        if folder.name in _FOLDER_NAMES
+        and name in (None, folder.parent.name)
+        and not folder.parent.name.startswith(".")
+        and not folder.is_symlink()
+        and not folder.parent.is_symlink()
     )
 
 
