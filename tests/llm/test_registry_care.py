@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,32 @@ def test_what_is_no_artifact_of_the_registry_is_left(registry: Registry, tmp_pat
 @pytest.mark.parametrize("name", ["..", "/", "*", "[", "../registry/tiny"])
 def test_a_model_is_verified_by_its_name_alone(name: str, registry: Registry) -> None:
     assert list(verify_registry(registry.root, name)) == []
+
+
+def test_a_disk_that_fails_is_found(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("worker.llm.artifact.file_sha256", fail)
+    problems = [each.problem for each in verify_registry(registry.root)]
+    assert len(problems) == 2
+    assert all(problem is not None and "Input/output error" in problem for problem in problems)
+
+
+def test_what_another_process_removes_meanwhile_is_passed_over(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = partial_place(registry.path(INT8))
+    partial.mkdir()
+
+    @contextmanager
+    def taken_before(_place: Path) -> Iterator[None]:
+        for folder in (registry.path(INT4), partial):
+            shutil.rmtree(folder, ignore_errors=True)
+        yield
+
+    monkeypatch.setattr("worker.llm.registry_care._nobody_at", taken_before)
+    assert removed(registry) == []
 
 
 def test_downloads_that_broke_off_go_unless_one_runs(registry: Registry) -> None:

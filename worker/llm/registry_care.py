@@ -54,6 +54,12 @@ def verify_registry(root: Path, name: str | None = None) -> Iterator[Checked]:
             open_artifact(folder, verify=True)
         except ArtifactError as exc:
             yield Checked(folder, str(exc))
+        except OSError as exc:
+            yield Checked(
+                folder,
+                f"{folder} cannot be read ({exc}): check the disk, remove the artifact and add "
+                "the model again",
+            )
         else:
             yield Checked(folder, None)
 
@@ -70,15 +76,15 @@ def collect_garbage(
     for folder in _artifact_folders(root):
         with suppress(Timeout, StateError), _nobody_at(folder), unused(folder):
             reason = _reason(folder, unused_for_days)
-            if reason is not None:
+            if reason is not None and folder.is_dir():  # another process may have removed it
                 found.append(Removed(folder, _size(folder), reason))
                 if not dry_run:
                     remove_folder(folder)
     for partial in sorted(root.glob(f"*/.*{PARTIAL_SUFFIX}")):
         place = partial.with_name(partial.name.removeprefix(".").removesuffix(PARTIAL_SUFFIX))
         with suppress(Timeout), _nobody_at(place):
-            if time.time() - _changed_at(partial) < _DAY_S:
-                continue
+            if not partial.is_dir() or time.time() - _changed_at(partial) < _DAY_S:
+                continue  # it has become an artifact, or somebody may go on with it
             found.append(Removed(partial, _size(partial), "a download that broke off"))
             if not dry_run:
                 shutil.rmtree(partial)
