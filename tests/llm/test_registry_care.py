@@ -89,10 +89,13 @@ def test_a_manifest_that_cannot_be_read_is_found_and_collected(registry: Registr
     assert not registry.path(INT4).exists()
 
 
-def test_an_artifact_of_another_version_is_told_and_left(registry: Registry) -> None:
+@pytest.mark.parametrize("news", [{"format": 99, "more": 1}, {"more": 1}, {"weights": "int6"}])
+def test_an_artifact_of_another_version_is_told_and_left(
+    news: dict[str, object], registry: Registry
+) -> None:
     manifest = registry.path(INT4) / MANIFEST_NAME
     said = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(said | {"format": 99, "more": 1}))
+    manifest.write_text(json.dumps(said | news))
     assert [each.problem is None for each in verify_registry(registry.root)] == [False, True]
     assert removed(registry, days=0) == [("int8", "not loaded for 0 days")]
     assert manifest.exists()

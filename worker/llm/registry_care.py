@@ -18,7 +18,7 @@ from filelock import Timeout
 from models.backend_name import BackendName
 from models.errors import ArtifactError, StateError
 from models.model_key import Weights
-from worker.llm.artifact import MANIFEST_FORMAT, MANIFEST_NAME, open_artifact
+from worker.llm.artifact import MANIFEST_NAME, open_artifact, read_manifest
 from worker.llm.artifact_folder import remove_abandoned, remove_folder
 from worker.llm.artifact_use import last_used_at, unused
 from worker.llm.pull import PARTIAL_SUFFIX
@@ -113,11 +113,15 @@ def _reason(folder: Path, unused_for_days: float | None) -> str | None:
 
 
 def _is_of_another_version(folder: Path) -> bool:
+    """Whether a manifest is whole and says what this version does not know."""
+    with suppress(ArtifactError):
+        read_manifest(folder)
+        return False
     try:
         said = json.loads((folder / MANIFEST_NAME).read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and said.get("format") not in (None, MANIFEST_FORMAT)
+    return isinstance(said, dict) and "format" in said
 
 
 def _changed_at(folder: Path) -> float:
