@@ -22,7 +22,7 @@ from tests.llm.tiny_models import make_reference, save_reference
 from tests.llm.tiny_tokenizers import make_byte_level
 from worker.llm.add import add_model
 from worker.llm.artifact import MANIFEST_NAME, open_artifact
-from worker.llm.registry import Registry, default_name
+from worker.llm.registry import Registry, RegistryEntry, default_name
 
 
 @pytest.fixture
@@ -161,6 +161,22 @@ def test_what_is_no_artifact_is_not_listed(source: Path, registry: Registry) -> 
     assert registry.entries() == []
     with pytest.raises(ArtifactError, match="cannot be read"):
         registry.entry(entry.key)
+
+
+def test_what_is_removed_while_it_is_listed_is_left_out(
+    source: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights in (Weights.INT4, Weights.INT8):
+        entry = add_model(registry, str(source), name="tiny", weights=weights)
+    read = Registry.entry
+
+    def remove_int4_before(self: Registry, key: ModelKey) -> RegistryEntry:
+        if key.weights is Weights.INT4:
+            registry.remove(key)
+        return read(self, key)
+
+    monkeypatch.setattr(Registry, "entry", remove_int4_before)
+    assert registry.entries() == [entry]
 
 
 def test_a_registry_that_cannot_be_written_is_told(source: Path, tmp_path: Path) -> None:

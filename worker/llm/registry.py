@@ -116,7 +116,7 @@ class Registry:
             try:
                 key = ModelKey.parse(f"{manifest.parent.parent.name}:{weights}")
                 found.append(self.entry(key))
-            except (InputError, ArtifactError):
+            except (InputError, ArtifactError, NotFoundError):  # or it is removed just now
                 continue
         return found
 
