@@ -163,6 +163,8 @@ def test_a_damaged_file_there_never_appears_here(
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("../x", "outside of itself"), ("a/b", "outside of itself"), (".x", "outside of itself"),
+     ("", "one that none can be"), ("a\0b", "one that none can be"),
+     ("x" * 256, "one that none can be"),
      ("a\\b", "outside of itself"), (MANIFEST_NAME, "outside of itself"), ("x.bin", "pickle")],
 )  # fmt: skip
 def test_a_manifest_there_is_not_trusted(

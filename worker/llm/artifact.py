@@ -23,6 +23,7 @@ MANIFEST_FORMAT = 1
 TENSOR_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pt2")
 
+_FILE_NAME = re.compile(r"[^./\\\0][^/\\\0]{0,254}")  # neither hidden nor in another folder
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -139,10 +140,10 @@ def checked_manifest(manifest: Manifest, place: str) -> Manifest:
             f"{MANIFEST_FORMAT}: remove the artifact and add the model again"
         )
     for name, file in manifest.files.items():
-        is_plain = Path(name).name == name and not name.startswith(".") and name != MANIFEST_NAME
-        if not is_plain or "\\" in name or not _SHA256.fullmatch(file.sha256):
+        is_plain = _FILE_NAME.fullmatch(name) and name != MANIFEST_NAME
+        if not is_plain or not _SHA256.fullmatch(file.sha256):
             raise ArtifactError(
-                f"{place} names a file outside of itself ({name}): "
+                f"{place} names a file outside of itself, or one that none can be ({name!r}): "
                 "remove it and add the model again"
             )
         if name.endswith(PICKLE_SUFFIXES):
