@@ -29,8 +29,9 @@ from tests.llm.quantized_folders import (
 from tests.llm.tiny_models import make_model
 from tests.llm.tiny_tokenizers import make_byte_level
 from worker.llm.add import add_model
-from worker.llm.artifact import Artifact, Source
+from worker.llm.artifact import Artifact, Source, open_artifact
 from worker.llm.artifact_writer import write_artifact
+from worker.llm.layer_weights import LayerWeights
 from worker.llm.loading import StoredTensors, fastest_linear, linear_parts, load_model
 from worker.llm.native.kernels import Kernels
 from worker.llm.quantize import unpack_nibbles
@@ -232,6 +233,21 @@ def test_an_artifact_of_a_quantized_checkpoint_is_made_once(tmp_path: Path) -> N
     heard.clear()
     assert add() == first
     assert not heard
+
+
+def test_other_groups_of_weights_that_are_rounded_again_are_made(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save(OTHERS["gptq, 8 bits"], make_byte_level(folder), vocab_size=400)
+    registry = Registry(tmp_path / "registry")
+
+    def group(layers: LayerWeights | None) -> str | int:
+        weights = Weights.INT4
+        entry = add_model(registry, str(folder), name="x", weights=weights, layers=layers)
+        return open_artifact(entry.folder, verify=False).manifest.recipe["group"]
+
+    assert group(None) == 128
+    assert group(LayerWeights(Weights.INT4, int4_group=32)) == 32
+    assert group(None) == 32
 
 
 def test_int4_of_act_order_is_refused(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from worker.llm.ipex.recipe import IpexRecipe
 from worker.llm.layer_weights import INT4_GROUPS, LayerWeights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
-# What a quantized checkpoint decides itself: an artifact of the same source says it again.
 LAYER_KEYS = frozenset({"exceptions", "group"})
-ORIGIN_KEYS = frozenset({"checkpoint", "rounding", "group"})
+# What a checkpoint decides whose integers are kept: an artifact of the same source says it again.
+KEPT_KEYS = frozenset({"rounding", "group"})
 
 
 def recipe(
@@ -60,7 +60,8 @@ def is_recipe(
 
     Exceptions for layers do not count unless somebody asks for certain ones, or for none.
     """
-    free = ORIGIN_KEYS if "checkpoint" in said else frozenset[str]()
+    free = frozenset({"checkpoint"})
+    free |= KEPT_KEYS if _are_integers_kept(said) else frozenset()
     free |= frozenset() if are_layers_asked else LAYER_KEYS
     rest = {key: value for key, value in said.items() if key not in free}
     return rest == {key: value for key, value in wanted.items() if key not in free}
@@ -70,8 +71,12 @@ def origin_in_words(said: Mapping[str, str | int]) -> str | None:
     """What a manifest says of a checkpoint that was quantized already, and what became of it."""
     if "checkpoint" not in said:
         return None
-    checkpoint, rounding = str(said["checkpoint"]), said.get("rounding")
-    if rounding is None:
+    checkpoint = said["checkpoint"]
+    if "rounding" not in said:
         return f"{checkpoint}; dequantized"
-    is_kept = checkpoint.startswith(f"{rounding},")
+    is_kept = _are_integers_kept(said)
     return f"{checkpoint}; " + ("its integers are kept" if is_kept else "rounded a second time")
+
+
+def _are_integers_kept(said: Mapping[str, str | int]) -> bool:
+    return str(said.get("checkpoint")).startswith(f"{said.get('rounding')},")
