@@ -136,6 +136,14 @@ def test_what_does_not_go_together_is_refused(source: Path, tmp_path: Path) -> N
         LayerWeights(Weights.INT8, (("lm_head", Weights.FP32),))
     with pytest.raises(InputError, match="128, 64, 32"):
         LayerWeights(Weights.INT4, int4_group=16)
+    with pytest.raises(InputError, match="no layer gets int4"):
+        LayerWeights(Weights.INT8, int4_group=32)
+    for pattern in ("model.layers.0.*", "layers.2.qkv", "lm_heads"):
+        layers = LayerWeights(Weights.INT4, (("layers.*", Weights.INT8), (pattern, Weights.BF16)))
+        with pytest.raises(InputError, match=r"fits no layer .* layers\.0\.down"):
+            add_model(
+                Registry(tmp_path / "native"), str(source), weights=layers.usual, layers=layers
+            )
     other = Registry(tmp_path / "registry", BackendName.TRANSFORMERS)
     with pytest.raises(InputError, match="--backend native"):
         add_model(other, str(source), name="x", weights=Weights.INT4, layers=MIXED)

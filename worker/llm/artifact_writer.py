@@ -38,7 +38,7 @@ from worker.llm.artifact_contents import Contents
 from worker.llm.artifact_folder import new_folder
 from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import kept_config, parse_model_config, read_config_json
-from worker.llm.convert import convert, tensor_count
+from worker.llm.convert import convert, layer_names, tensor_count
 from worker.llm.ipex.environment import require_ipex
 from worker.llm.ipex.recipe import IpexRecipe
 from worker.llm.layer_weights import LayerWeights
@@ -197,6 +197,7 @@ def _native_contents(folder: Path, checkpoint: Checkpoint, layers: LayerWeights)
     raw_config = read_config_json(folder)
     stored = read_quantized_format(raw_config)
     config = parse_model_config(without_quantization(raw_config))
+    layers.check_names(layer_names(config))
     tensors = QuantizedCheckpoint(checkpoint, stored) if stored else checkpoint
     keeps_zeros = stored is not None and stored.keeps_zeros(layers.usual)
     return Contents(

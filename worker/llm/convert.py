@@ -90,16 +90,11 @@ def tensor_count(
 ) -> int:
     """How many tensors `convert` yields, at most where a checkpoint's zero points are kept."""
     layers = _by_layer(weights)
-    quantized = sum(
-        layers.of(f"layers.{index}.{name}") in QUANTIZED
-        for index in range(config.num_layers)
-        for name in linears(config, "")
-    )
+    quantized = sum(layers.of(name) in QUANTIZED for name in layer_names(config))
     biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
     per_layer = norms + 4 * (1 + keeps_zeros) + biases
     head = _has_own_head(layers) or not config.tie_word_embeddings
-    quantized += layers.of("lm_head") in QUANTIZED
     return 2 + config.num_layers * per_layer + quantized + head
 
 
@@ -203,6 +198,16 @@ def linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
         "gate_up": Concatenated(gate_up, hidden, config.mlp_bias),
         "down": Concatenated((down,), inner, config.mlp_bias),
     }
+
+
+def layer_names(config: ModelConfig) -> list[str]:
+    """Our names of all linear layers of a model."""
+    of_layers = [
+        f"layers.{index}.{name}"
+        for index in range(config.num_layers)
+        for name in linears(config, "")
+    ]
+    return [*of_layers, "lm_head"]
 
 
 def _norm(config: ModelConfig, source: TensorSource, name: str, width: int) -> Tensor:

@@ -5,7 +5,7 @@ Without torch: the command line reads exceptions with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -34,6 +34,8 @@ class LayerWeights:
         if self.int4_group not in INT4_GROUPS:
             sizes = ", ".join(map(str, INT4_GROUPS))
             raise InputError(f"int4 in groups of {self.int4_group} has no kernel: give {sizes}")
+        if self.int4_group != INT4_GROUPS[0] and Weights.INT4 not in kinds:
+            raise InputError("no layer gets int4 weights: leave out --int4-group")
 
     def of(self, layer: str) -> Weights:
         """The weights of the layer of that name."""
@@ -42,6 +44,15 @@ class LayerWeights:
             if fnmatchcase(layer, pattern):
                 chosen = weights
         return chosen
+
+    def check_names(self, layers: Collection[str]) -> None:
+        """Raise InputError for an exception that fits none of a model's layers."""
+        for pattern, _ in self.exceptions:
+            if not any(fnmatchcase(layer, pattern) for layer in layers):
+                raise InputError(
+                    f"--except {pattern} fits no layer of this model: give names such as "
+                    f"{', '.join(sorted(layers)[:5])}"
+                )
 
     @property
     def as_manifest(self) -> dict[str, str | int]:
