@@ -235,6 +235,18 @@ def test_an_artifact_of_a_quantized_checkpoint_is_made_once(tmp_path: Path) -> N
     assert not heard
 
 
+@pytest.mark.parametrize("usual", [Weights.BF16, Weights.INT4])
+def test_no_more_tensors_are_made_than_were_told(usual: Weights, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save(KEPT_INT4["gptq, asymmetric"], make_byte_level(folder), vocab_size=400)
+    layers, heard = LayerWeights(usual, (("layers.0.*", Weights.INT4),)), []
+    add_model(
+        Registry(tmp_path / "registry"), str(folder), name="x", weights=usual, layers=layers,
+        progress=lambda *counts: heard.append(counts),
+    )  # fmt: skip
+    assert all(done <= total for done, total in heard)
+
+
 def test_other_groups_of_weights_that_are_rounded_again_are_made(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save(OTHERS["gptq, 8 bits"], make_byte_level(folder), vocab_size=400)

@@ -199,7 +199,7 @@ def _native_contents(folder: Path, checkpoint: Checkpoint, layers: LayerWeights)
     config = parse_model_config(without_quantization(raw_config))
     layers.check_names(layer_names(config))
     tensors = QuantizedCheckpoint(checkpoint, stored) if stored else checkpoint
-    keeps_zeros = stored is not None and stored.keeps_zeros(layers.usual)
+    keeps_zeros = stored is not None and any(map(stored.keeps_zeros, layers.kinds))
     return Contents(
         architecture=config.architecture,
         config=kept_config(raw_config),

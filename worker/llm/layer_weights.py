@@ -28,7 +28,7 @@ class LayerWeights:
     int4_group: int = INT4_GROUPS[0]
 
     def __post_init__(self) -> None:
-        kinds = {self.usual, *(weights for _, weights in self.exceptions)}
+        kinds = self.kinds
         if self.exceptions and Weights.FP32 in kinds:
             raise InputError("fp32 is computed in another type than all else: use it for no layer")
         if self.int4_group not in INT4_GROUPS:
@@ -36,6 +36,11 @@ class LayerWeights:
             raise InputError(f"int4 in groups of {self.int4_group} has no kernel: give {sizes}")
         if self.int4_group != INT4_GROUPS[0] and Weights.INT4 not in kinds:
             raise InputError("no layer gets int4 weights: leave out --int4-group")
+
+    @property
+    def kinds(self) -> frozenset[Weights]:
+        """All weights that layers may have."""
+        return frozenset({self.usual, *(weights for _, weights in self.exceptions)})
 
     def of(self, layer: str) -> Weights:
         """The weights of the layer of that name."""
