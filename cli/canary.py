@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +15,13 @@ from cli.display import emit, emit_json, say
 from cli.job_store import JobStore, SubmitOrder
 from cli.status import has_ended, raise_unless_completed
 from cli.submission import InputOptions
-from models.errors import BatchNotCompleted, UnavailableError
+from models.errors import BatchNotCompleted, InputError, StateError, UnavailableError
 from models.model_key import ModelKey, Weights
 from models.states import ResultStatus
 
 if TYPE_CHECKING:
     from models.database import Database
-    from nightshift import Json
+    from nightshift import Batch, Json
 
 GREEDY = {"temperature": 0.0}  # a default: what a request says itself wins
 
@@ -81,19 +81,17 @@ def _measure(
     expected: Mapping[str, str],
     timeout_s: float,
 ) -> Json:
-    """One batch through the queue; raises BatchNotCompleted, and as submitting does."""
+    """One batch through the queue; raises BatchNotCompleted, InputError, and as submitting."""
     from cli.answers import count_exact
     from models.store.canaries import record_canary
 
     batch = store.await_end(store.submit(asked, order)["id"], timeout_s)
     if not has_ended(batch):
-        store.cancel(batch["id"])
-        raise BatchNotCompleted(
-            f"batch {batch['id']} was not completed within {timeout_s:g} s and is cancelled: see "
-            "that a worker of its model runs, or give a longer --timeout"
-        )
+        batch = _cancelled_or_ended(store, batch, timeout_s)
     raise_unless_completed(batch)
-    n_exact = count_exact(store.lines(batch, ResultStatus.OK), expected)
+    answers = list(store.lines(batch, ResultStatus.OK))
+    _check_asked(expected, [*answers, *store.lines(batch, ResultStatus.ERROR)])
+    n_exact = count_exact(answers, expected)
     model = ModelKey(str(batch["model"]), Weights(batch["nightshift"]["weights"]))
     speed = batch["nightshift"]["tokens_per_second"]
     record_canary(
@@ -110,6 +108,28 @@ def _measure(
         "exact": n_exact,
         "tokens_per_second": speed,
     }
+
+
+def _cancelled_or_ended(store: JobStore, batch: Batch, timeout_s: float) -> Batch:
+    """Give a batch up; one that ended at this moment counts. Raises BatchNotCompleted."""
+    try:
+        store.cancel(batch["id"])
+    except StateError:
+        return store.batch(batch["id"])
+    raise BatchNotCompleted(
+        f"batch {batch['id']} was not completed within {timeout_s:g} s and is cancelled: see "
+        "that a worker of its model runs, or give a longer --timeout"
+    )
+
+
+def _check_asked(expected: Mapping[str, str], lines: Iterable[Mapping[str, object]]) -> None:
+    """Raise InputError when an answer is expected that nobody was asked for: it never comes."""
+    missing = expected.keys() - {str(line["custom_id"]) for line in lines}
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(expected)} expected answers are of no request, such as that "
+            f"of {min(missing)}: give --prompts and --expected that belong together"
+        )
 
 
 def _print(figures: Json, *, as_json: bool) -> None:

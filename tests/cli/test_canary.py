@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.database_store import DatabaseStore
+from nightshift import Batch
 from tests.cli.console import Console, assert_one_sentence
 from tests.cli.demo import EXPECTED, PROMPTS, read_lines, write_lines
 
@@ -75,6 +77,31 @@ def test_without_a_worker_it_is_cancelled(
     assert_one_sentence(ended, "was not completed within 1 s", "a worker of its model runs")
     (batch, *_) = json.loads(demo_console.succeed("status", "--json"))
     assert batch["status"] == "cancelled"
+
+
+def test_a_batch_that_completes_when_the_time_is_up_counts(
+    served: Console, files: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await_end = DatabaseStore.await_end
+
+    def look_a_moment_before(store: DatabaseStore, batch_id: str, _timeout_s: float) -> Batch:
+        batch = store.batch(batch_id)
+        await_end(store, batch_id, LIMIT_S)
+        return batch
+
+    monkeypatch.setattr(DatabaseStore, "await_end", look_a_moment_before)
+    told = served.succeed("canary", "demo-model", *files)
+    assert f"of {N_PROMPTS} exact" in told
+
+
+def test_expected_answers_of_other_requests_are_refused(
+    served: Console, files: tuple[str | Path, ...]
+) -> None:
+    flags = (*files[:2], "--expected", EXPECTED)
+    ended = served.call("canary", "demo-model", *flags)
+    assert ended.returncode == 2
+    assert_one_sentence(ended, "are of no request", "belong together")
+    assert "CANARY" not in served.succeed("status")
 
 
 def test_a_failure_is_told_and_the_next_one_tried(
