@@ -15,7 +15,7 @@ from cli.display import emit, emit_json, say
 from cli.job_store import JobStore, SubmitOrder
 from cli.status import has_ended, raise_unless_completed
 from cli.submission import InputOptions
-from models.errors import BatchNotCompleted, InputError, StateError, UnavailableError
+from models.errors import BatchNotCompleted, InputError, StateError, StorageFull, UnavailableError
 from models.model_key import ModelKey, Weights
 from models.states import ResultStatus
 
@@ -64,7 +64,7 @@ def canary(
             try:
                 figures = _measure(store, database, asked, order, wanted, timeout)
                 _print(figures, as_json=as_json)
-            except (BatchNotCompleted, UnavailableError) as exc:
+            except (BatchNotCompleted, StorageFull, UnavailableError) as exc:
                 if every is None:
                     raise
                 say(f"this canary failed: {exc}")

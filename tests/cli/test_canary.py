@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.database_store import DatabaseStore
+from models.errors import StorageFull
 from nightshift import Batch
 from tests.cli.console import Console, assert_one_sentence
 from tests.cli.demo import EXPECTED, PROMPTS, read_lines, write_lines
@@ -114,6 +115,20 @@ def test_a_failure_is_told_and_the_next_one_tried(
     running.communicate(timeout=LIMIT_S)
     assert all(line.startswith("this canary failed: batch batch_") for line in told)
     assert told[0] != told[1]
+
+
+def test_it_goes_on_after_a_full_disk(
+    demo_console: Console, files: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [StorageFull("no space left"), KeyboardInterrupt()]
+
+    def fail(*_: object) -> None:
+        raise ends.pop(0)
+
+    monkeypatch.setattr("cli.canary._measure", fail)
+    ended = demo_console.call("canary", "demo-model", *files, "--every", "1")
+    assert ended.returncode == 130
+    assert "this canary failed: no space left" in ended.stderr
 
 
 def test_a_missing_file_is_one_sentence(demo_console: Console) -> None:
