@@ -54,6 +54,15 @@ def test_an_added_model_is_found_listed_and_removed(source: Path, registry: Regi
         registry.remove(entry.key)
 
 
+def test_a_folder_is_found_again_from_elsewhere(
+    source: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source.parent.parent)
+    relative = f"{source.parent.name}/{source.name}"  # like a name on the Hub
+    entry = add_model(registry, relative, name="tiny", weights=Weights.INT8)
+    assert entry.source == str(source)
+
+
 def test_a_name_alone_means_the_one_format_there_is(source: Path, registry: Registry) -> None:
     with pytest.raises(NotFoundError, match="--name tiny"):
         registry.resolve("tiny", None)

@@ -30,7 +30,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 class Source(Frozen):
     """Where a model came from. Equal digests mean equal weights, configuration and tokenizer."""
 
-    repository: str  # the Hub's org/name, or the folder as it was given
+    repository: str  # the Hub's org/name, or a folder's absolute path
     revision: str | None = None  # what was asked for
     commit: str | None = None  # what the Hub resolved it to
     digest: str

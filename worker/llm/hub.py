@@ -64,7 +64,8 @@ def identify_source(
     if path_or_id and path.is_dir():
         if revision is not None:
             raise HubError(f"{path_or_id} is a folder: --revision is for models of the Hub")
-        return Source(repository=path_or_id, digest=folder_digest(path))
+        # absolute, since it is looked for again from other folders, where a/b could be a Hub id
+        return Source(repository=str(path.absolute()), digest=folder_digest(path))
     if path.is_file():
         raise UnsupportedModel(
             f"{path_or_id} is a file: give the folder of a Hugging Face model with safetensors"
@@ -80,7 +81,7 @@ def identify_source(
 def fetch_source(source: Source, token: str | None = None) -> ModelSource:
     """The files of an identified model; raises as `resolve_source`."""
     if source.commit is None:
-        return ModelSource(Path(source.repository).expanduser(), source)
+        return ModelSource(Path(source.repository), source)
     with _advice(source.repository, source.revision):
         # Asked for by branch, so that the client remembers what the branch was when offline; if
         # the branch has moved since, what was identified counts.
