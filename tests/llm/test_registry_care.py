@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -183,6 +184,22 @@ def test_nobody_removes_what_is_loaded(registry: Registry, loader: subprocess.Po
     loader.kill()
     loader.wait()
     assert removed(registry) == [("int8", "damaged")]
+
+
+def test_who_may_only_read_the_registry_is_heeded_too(registry: Registry) -> None:
+    as_nobody = LOADER.replace("\nmark_used(", "\nos.getuid() or os.setuid(65534)\nmark_used(")
+    with TemporaryDirectory() as place:  # unlike pytest's folders others may be let in
+        Path(place).chmod(0o755)
+        shared = Registry(Path(shutil.move(registry.root, place)))
+        shared.path(INT8).parent.chmod(0o555)
+        command = [sys.executable, "-c", f"import os{as_nobody}", str(shared.path(INT8))]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "marked\n"
+            shared.path(INT8).parent.chmod(0o755)
+            assert removed(shared, days=0) == [("int4", "not loaded for 0 days")]
+            process.kill()
 
 
 def test_a_registry_that_is_not_there_is_empty(tmp_path: Path) -> None:

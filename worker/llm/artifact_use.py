@@ -9,34 +9,38 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StateError
 from worker.llm.artifact import MANIFEST_NAME
 
 
+def make_mark(folder: Path) -> None:
+    """Let processes that may only read the registry mark the artifact too."""
+    mark = _mark(folder)
+    if not mark.exists():
+        mark.touch()
+        os.utime(mark, (0, 0))  # that is no use
+
+
 def mark_used(folder: Path) -> None:
     """Keep the artifact from being removed until this process ends.
 
-    Where the registry cannot be written, nothing can be removed from it either.
+    Who may not write in the registry leaves the time as it is.
     """
-    try:
+    with suppress(OSError):
         descriptor = _open(folder)  # never closed: it is the mark
-    except OSError:
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.utime(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        os.utime(descriptor)
 
 
 @contextmanager
 def unused(folder: Path) -> Iterator[Path]:
     """Let nobody load the artifact meanwhile; raises StateError when a process has it loaded."""
-    was_marked = _mark(folder).exists()
+    make_mark(folder)
     descriptor = _open(folder)
     try:
-        if not was_marked:
-            os.utime(descriptor, (0, 0))  # looking is no use
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -55,7 +59,10 @@ def last_used_at(folder: Path) -> float:
 
 
 def _open(folder: Path) -> int:
-    return os.open(_mark(folder), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        return os.open(_mark(folder), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:  # a shared lock needs no right to write
+        return os.open(_mark(folder), os.O_RDONLY)
 
 
 def _mark(folder: Path) -> Path:

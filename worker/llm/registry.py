@@ -22,7 +22,7 @@ from models.errors import ArtifactError, InputError, NotFoundError, SettingsErro
 from models.model_key import ModelKey, Weights
 from worker.llm.artifact import MANIFEST_NAME, Artifact, read_manifest
 from worker.llm.artifact_folder import remove_folder
-from worker.llm.artifact_use import unused
+from worker.llm.artifact_use import make_mark, unused
 from worker.llm.recipe import origin_in_words
 
 MAX_NAME_LENGTH = 96  # as in ModelKey
@@ -173,6 +173,7 @@ class Registry:
         lock = lock_of(place)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
+            make_mark(place)
             lock.acquire()
         except OSError as exc:
             raise SettingsError(
