@@ -149,6 +149,17 @@ def test_what_another_process_removes_meanwhile_is_passed_over(
     assert removed(registry) == []
 
 
+def test_what_is_removed_while_it_is_verified_is_not_damaged(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(path: Path) -> str:
+        registry.remove(INT4 if path.parent.name == "int4" else INT8)
+        return ""
+
+    monkeypatch.setattr("worker.llm.artifact.file_sha256", remove)
+    assert list(verify_registry(registry.root)) == []
+
+
 def test_downloads_that_broke_off_go_unless_one_runs(registry: Registry) -> None:
     partial = partial_place(registry.path(INT8))
     partial.mkdir()

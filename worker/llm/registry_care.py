@@ -50,18 +50,22 @@ class Removed:
 def verify_registry(root: Path, name: str | None = None) -> Iterator[Checked]:
     """Read every byte of all artifacts of all backends, or of those of one model."""
     for folder in _artifact_folders(root, name):
-        try:
-            open_artifact(folder, verify=True)
-        except ArtifactError as exc:
-            yield Checked(folder, str(exc))
-        except OSError as exc:
-            yield Checked(
-                folder,
-                f"{folder} cannot be read ({exc}): check the disk, remove the artifact and add "
-                "the model again",
-            )
-        else:
-            yield Checked(folder, None)
+        problem = _problem(folder)
+        if problem is None or folder.is_dir():  # else another process has removed it
+            yield Checked(folder, problem)
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        open_artifact(folder, verify=True)
+    except ArtifactError as exc:
+        return str(exc)
+    except OSError as exc:
+        return (
+            f"{folder} cannot be read ({exc}): check the disk, remove the artifact and add the "
+            "model again"
+        )
+    return None
 
 
 def collect_garbage(
