@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
-from worker.llm.layer_weights import INT4_GROUPS
+from worker.llm.layer_weights import INT4_GROUPS, largest_group
 from worker.llm.quantize import INT4_ZERO, pack_nibbles, quantize_linear
 from worker.llm.quantized_checkpoint import Integers, QuantizedCheckpoint
 
@@ -79,7 +79,7 @@ def _int4(integers: Integers) -> dict[str, Tensor]:
         integers.values, (0, -integers.values.size(1) % INT4_GROUPS[-1]), value=INT4_ZERO
     )
     width = values.size(1) // integers.scales.size(1)
-    group = next(size for size in INT4_GROUPS if width % size == 0)
+    group = largest_group(width)
     scale = integers.scales.to(torch.bfloat16)
     stored = {"weight": pack_nibbles(values), "scale": scale, "zero": integers.zeros}
     return _repeated(stored, width // group)

@@ -70,6 +70,11 @@ class LayerWeights:
         return said
 
 
+def largest_group(inputs: int, most: int = INT4_GROUPS[0]) -> int:
+    """The largest of INT4_GROUPS, at most `most`, that divides so many (filled up) inputs."""
+    return next(size for size in INT4_GROUPS if size <= most and inputs % size == 0)
+
+
 def parse_exceptions(texts: Sequence[str]) -> tuple[tuple[str, Weights], ...]:
     """From texts of the form PATTERN=WEIGHTS; raises InputError for any other."""
     found = []

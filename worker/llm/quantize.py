@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.model_key import Weights
-from worker.llm.layer_weights import INT4_GROUPS
+from worker.llm.layer_weights import INT4_GROUPS, largest_group
 
 # Rows are independent, so a matrix is done in pieces that stay in the cache: five times as fast.
 CHUNK_ELEMENTS = 1 << 19
@@ -58,7 +58,7 @@ def stored_layout(
         padded = inputs + -inputs % INT4_GROUPS[-1]
         return {
             "weight": ((outputs, padded // 2), torch.uint8),
-            "scale": ((outputs, padded // (group or _int4_group(padded))), torch.bfloat16),
+            "scale": ((outputs, padded // (group or largest_group(padded))), torch.bfloat16),
         }
     dtype = torch.float32 if weights is Weights.FP32 else torch.bfloat16
     return {"weight": ((outputs, inputs), dtype)}
@@ -100,15 +100,11 @@ def _int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _int4_rows(weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
     weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
-    group = _int4_group(weight.size(1), most)
+    group = largest_group(weight.size(1), most)
     grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
     scale = _int4_scale(grouped)  # (N, K'/group, 1)
     values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
     return pack_nibbles(values), scale.squeeze(-1)
-
-
-def _int4_group(inputs: int, most: int = INT4_GROUPS[0]) -> int:
-    return next(size for size in INT4_GROUPS if size <= most and inputs % size == 0)
 
 
 def _int4_scale(grouped: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
-from worker.llm.layer_weights import INT4_GROUPS
+from worker.llm.layer_weights import INT4_GROUPS, largest_group
 
 Method = Literal["gptq", "awq", "compressed-tensors"]
 ADVICE = "give the original model in bf16, fp16 or fp32, or one quantized with GPTQ or AWQ"
@@ -31,11 +31,6 @@ class QuantizedFormat:
     def middle(self) -> int:
         """The unsigned integer that a symmetric format takes for zero."""
         return int(2 ** (self.bits - 1))
-
-    def stored_group(self, inputs: int) -> int:
-        """The group that an int4 artifact stores for a layer of so many (filled up) inputs."""
-        width = inputs if self.group is None else self.group
-        return next(size for size in INT4_GROUPS if width % size == 0)
 
     def is_kept(self, weights: Weights) -> bool:
         """Whether the checkpoint's own integers become those of the artifact."""
@@ -58,7 +53,7 @@ class QuantizedFormat:
         if self.is_kept(weights):
             said["rounding"] = self.method
             if self.group is not None:
-                said["group"] = self.stored_group(self.group)
+                said["group"] = largest_group(self.group)
         return said
 
 
