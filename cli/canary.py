@@ -14,7 +14,7 @@ from cli.context import load, open_database
 from cli.display import emit, emit_json, say
 from cli.job_store import JobStore, SubmitOrder
 from cli.status import has_ended, raise_unless_completed
-from cli.submission import InputOptions
+from cli.submission import GREEDY, InputOptions
 from models.errors import BatchNotCompleted, InputError, StateError, StorageFull, UnavailableError
 from models.model_key import ModelKey, Weights
 from models.states import ResultStatus
@@ -22,8 +22,6 @@ from models.states import ResultStatus
 if TYPE_CHECKING:
     from models.database import Database
     from nightshift import Batch, Json
-
-GREEDY = {"temperature": 0.0}  # a default: what a request says itself wins
 
 
 def canary(

@@ -12,6 +12,7 @@ from cli.context import load, open_registry
 from cli.display import emit_json
 from cli.model_choice import add_to_registry, layers_asked
 from cli.models import For, RegisteredName, as_dict, report
+from cli.submission import GREEDY
 from models.errors import NotFoundError
 from models.model_key import Weights
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from worker.llm.registry import Registry, RegistryEntry
 
 TRIALS = 3
-GREEDY = {"temperature": 0.0}
 
 
 def quantize(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from models.model_key import ModelKey
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from models.settings import Settings
     from models.store.views import Submitted
     from models.wire.lines import Line
+
+GREEDY: Final = {"temperature": 0.0}  # a default: what a request says itself wins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
