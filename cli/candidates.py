@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cli.context import all_entries, open_registry
-from cli.model_choice import add_folder, add_to_registry, is_folder
+from cli.context import open_registry
+from cli.model_choice import add_folder, is_folder, requantize
 from models.backend_name import BackendName
-from models.errors import InputError, NotFoundError
+from models.errors import InputError
 from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
@@ -62,13 +62,4 @@ def ensure_candidate(settings: Settings, name_or_path: str, candidate: Candidate
     key = ModelKey(name_or_path, candidate.weights)
     if any(entry.key == key for entry in registry.entries()):
         return key
-    known = [entry for entry in all_entries(settings) if entry.key.name == key.name]
-    if not known:
-        raise NotFoundError(
-            f"there is no model {name_or_path}: add it with `nightshift model add "
-            f"PATH_OR_HUB_ID --name {name_or_path}`, or give a model's folder"
-        )
-    source = known[0]
-    return add_to_registry(
-        registry, source.source, name=key.name, weights=key.weights, revision=source.commit
-    ).key
+    return requantize(candidate.settings(settings), key).key

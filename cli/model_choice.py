@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.context import open_registry, open_remote_registry
+from cli.context import all_entries, open_registry, open_remote_registry
 from cli.progress import ModelProgress
 from models.errors import InputError, NotFoundError
 from models.model_key import ModelKey, Weights
@@ -83,6 +83,31 @@ def add_folder(registry: Registry, path: str, weights: Weights) -> ModelKey:
     """Register a local model's folder under the folder's name."""
     folder = Path(path).resolve()
     return add_to_registry(registry, str(folder), name=folder.name, weights=weights).key
+
+
+def requantize(
+    settings: Settings, key: ModelKey, layers: LayerWeights | None = None
+) -> RegistryEntry:
+    """Make more weights of a registered model, from where its artifacts of any backend came.
+
+    Raises NotFoundError, and the ModelError of a model that they cannot be made of.
+    """
+    registry = open_registry(settings)
+    entries = (*registry.entries(), *all_entries(settings))
+    known = next((entry for entry in entries if entry.key.name == key.name), None)
+    if known is None:
+        raise NotFoundError(
+            f"there is no model {key.name}: add it with `nightshift model add PATH_OR_HUB_ID "
+            f"--name {key.name} --weights {key.weights}`"
+        )
+    return add_to_registry(
+        registry,
+        known.source,
+        name=key.name,
+        weights=key.weights,
+        layers=layers,
+        revision=known.commit,
+    )
 
 
 def layers_asked(

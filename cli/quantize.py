@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load, open_registry
+from cli.context import load
 from cli.display import emit_json
-from cli.model_choice import add_to_registry, layers_asked
+from cli.model_choice import layers_asked, requantize
 from cli.models import For, RegisteredName, as_dict, report
 from cli.submission import GREEDY
-from models.errors import NotFoundError
-from models.model_key import Weights
+from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
     from cli.evaluation import EvaluationPlan
     from models.settings import Settings
-    from worker.llm.layer_weights import LayerWeights
-    from worker.llm.registry import Registry, RegistryEntry
 
 TRIALS = 3
 
@@ -53,7 +50,7 @@ def quantize(
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
     layers = layers_asked(weights, exceptions, int4_group)
-    entry = _requantized(open_registry(settings), name, weights, layers)
+    entry = requantize(settings, ModelKey(name, weights), layers)
     if plan is None:
         report(entry, as_json=as_json)
         return
@@ -65,25 +62,6 @@ def quantize(
         emit_json({**as_dict(entry), "evaluation": summary(found, plan.reference)})
     else:
         print_evaluations(found)
-
-
-def _requantized(
-    registry: Registry, name: str, weights: Weights, layers: LayerWeights | None
-) -> RegistryEntry:
-    known = next((entry for entry in registry.entries() if entry.key.name == name), None)
-    if known is None:
-        raise NotFoundError(
-            f"there is no model {name}: add it with `nightshift model add PATH_OR_HUB_ID "
-            f"--name {name} --weights {weights}`"
-        )
-    return add_to_registry(
-        registry,
-        known.source,
-        name=name,
-        weights=weights,
-        layers=layers,
-        revision=known.commit,
-    )
 
 
 def _beside_the_full_model(

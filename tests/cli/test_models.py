@@ -48,6 +48,13 @@ def test_each_backend_has_artifacts_of_its_own(console: Console) -> None:
     assert_one_sentence(missing, "--backend transformers`")
 
 
+def test_a_model_of_one_backend_is_quantized_for_another(console: Console) -> None:
+    console.succeed("model", "add", MODEL, "--name", "small", "--weights", "int8")
+    flags = ("--weights", "int8", "--backend", "transformers", "--json")
+    made = json.loads(console.succeed("model", "quantize", "small", *flags))
+    assert (made["backend"], made["source"]) == ("transformers", str(MODEL))
+
+
 def test_quantizing_an_unknown_model_says_how_to_add_it(console: Console) -> None:
     ended = console.call("model", "quantize", "nope", "--weights", "int8")
     assert ended.returncode == 3
