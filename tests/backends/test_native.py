@@ -15,9 +15,10 @@ from tests.backends.tiny_artifact import CONTEXT_TOKENS, write_tiny_artifact
 from worker.backends.base import Backend
 from worker.backends.engine_backend import EngineBackend, build_backend
 from worker.backends.messages import Add, Delta, Finished
-from worker.backends.paged_models import load_paged_model
+from worker.backends.paged_models import LoadedModel, load_paged_model
 from worker.backends.process_config import EngineProcessConfig
-from worker.llm.artifact import open_artifact
+from worker.backends.server import load_backend
+from worker.llm.artifact import Artifact, open_artifact
 
 TEXT = TextPrompt(text="the night shift works")
 CHAT = ChatPrompt(messages=(ChatMessage(role="user", content="the day"),))
@@ -31,6 +32,26 @@ def load(config: EngineProcessConfig) -> EngineBackend:
 @pytest.fixture(scope="module")
 def backend(tiny_artifact: Path) -> EngineBackend:
     return load(EngineProcessConfig(artifact=tiny_artifact, threads=1))
+
+
+def test_an_artifact_that_is_replaced_while_it_is_loaded_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write_tiny_artifact(tmp_path)
+    loaded: list[str] = []
+
+    def load_while_replaced(config: EngineProcessConfig, artifact: Artifact) -> LoadedModel:
+        model = load_paged_model(config, artifact)
+        if not loaded:
+            write_tiny_artifact(tmp_path, {"temperature": 0.5})
+        loaded.append(artifact.digest)
+        return model
+
+    monkeypatch.setattr("worker.backends.server.load_paged_model", load_while_replaced)
+    before = open_artifact(place, verify=False).digest
+    load_backend(EngineProcessConfig(artifact=place, threads=1))
+    assert loaded == [before, open_artifact(place, verify=False).digest]
+    assert loaded[0] != loaded[1]
 
 
 def add(

@@ -37,6 +37,7 @@ from worker.backends.messages import (
 )
 from worker.backends.paged_models import load_paged_model, open_for
 from worker.backends.process_config import EngineProcessConfig
+from worker.llm.artifact import Artifact, read_manifest
 
 _WORKING_PERIOD_S = 0.5
 _IDLE_PERIOD_S = 1.0
@@ -209,7 +210,15 @@ def load_backend(config: EngineProcessConfig) -> Backend:
 
     The artifact is looked at first: without a good one the libraries' seconds would be lost.
     """
-    artifact = open_for(config)
+    while True:
+        artifact = open_for(config)
+        backend = _load(config, artifact)
+        if read_manifest(artifact.folder).digest == artifact.digest:
+            return backend
+        del backend  # another artifact has taken its place meanwhile: this may be of both
+
+
+def _load(config: EngineProcessConfig, artifact: Artifact) -> Backend:
     if config.backend is BackendName.IPEX:
         from worker.backends.static_backend import load_ipex
 
