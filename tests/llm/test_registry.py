@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,24 @@ def test_what_is_removed_while_it_is_listed_is_left_out(
 
     monkeypatch.setattr(Registry, "entry", remove_int4_before)
     assert registry.entries() == [entry]
+
+
+def test_an_artifact_that_is_replaced_is_there_while_the_old_one_is_deleted(
+    source: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    (source / "generation_config.json").write_text("{}")
+    delete, found = shutil.rmtree, []
+
+    def look(folder: Path, *, ignore_errors: bool = False) -> None:
+        if folder.exists():
+            found.append(registry.entry(old.key).digest)
+        delete(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("worker.llm.artifact_folder.shutil.rmtree", look)
+    new = add_model(registry, str(source), name="tiny", weights=Weights.INT8)
+    assert found == [new.digest]
+    assert new.digest != old.digest
 
 
 def test_a_registry_that_cannot_be_written_is_told(source: Path, tmp_path: Path) -> None:

@@ -31,10 +31,11 @@ def new_folder(destination: Path) -> Iterator[Path]:
         yield temporary
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
-        if destination.exists():
-            remove_folder(destination)
-        temporary.rename(destination)
-        _sync(destination.parent)
+        with _temporary(destination) as old:  # is deleted when the new one is there
+            if destination.exists():
+                destination.rename(old)
+            temporary.rename(destination)
+            _sync(destination.parent)
 
 
 def remove_folder(folder: Path) -> None:
