@@ -64,6 +64,13 @@ def test_a_folder_is_found_again_from_elsewhere(
     assert entry.source == str(source)
 
 
+def test_whoever_may_read_one_file_of_an_artifact_may_read_all(
+    source: Path, registry: Registry
+) -> None:
+    folder = add_model(registry, str(source), name="tiny", weights=Weights.INT8).folder
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_a_name_alone_means_the_one_format_there_is(source: Path, registry: Registry) -> None:
     with pytest.raises(NotFoundError, match="--name tiny"):
         registry.resolve("tiny", None)

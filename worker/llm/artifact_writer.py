@@ -153,6 +153,8 @@ def _write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
         gathered[name] = tensor.contiguous()
         gathered_bytes += tensor.nbytes
     save_file(gathered, folder / f"tensors-{number + 1:05}{TENSOR_SUFFIX}")
+    for path in folder.glob(f"*{TENSOR_SUFFIX}"):
+        shutil.copymode(folder / "config.json", path)  # safetensors lets the owner alone read
 
 
 def _counted(
