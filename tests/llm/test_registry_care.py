@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from models.errors import StateError
+from models.errors import SettingsError, StateError
 from models.model_key import ModelKey, Weights
 from tests.llm.tiny_models import make_reference, save_reference
 from tests.llm.tiny_tokenizers import make_byte_level
@@ -211,6 +211,17 @@ def test_who_may_only_read_the_registry_is_heeded_too(registry: Registry) -> Non
             shared.path(INT8).parent.chmod(0o755)
             assert removed(shared, days=0) == [("int4", "not loaded for 0 days")]
             process.kill()
+
+
+def test_a_registry_that_cannot_be_written_is_told(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(place: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr("worker.llm.registry_care.lock_of", refuse)
+    with pytest.raises(SettingsError, match=r"cannot be written \(Permission denied\)"):
+        collect_garbage(registry.root, dry_run=True)
 
 
 def test_a_registry_that_is_not_there_is_empty(tmp_path: Path) -> None:

@@ -70,6 +70,18 @@ def lock_of(place: Path) -> FileLock:
     return FileLock(place.with_name(f".{place.name}.lock"))
 
 
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Raises SettingsError where the registry at `root` cannot be written."""
+    try:
+        yield
+    except OSError as exc:
+        raise SettingsError(
+            f"the registry {root} cannot be written ({exc.strerror}): "
+            "choose another place with NIGHTSHIFT_HOME"
+        ) from exc
+
+
 def _suffix(backend: BackendName) -> str:
     return "" if backend is BackendName.NATIVE else f".{backend}"
 
@@ -171,15 +183,10 @@ class Registry:
         """
         place = self.path(key)
         lock = lock_of(place)
-        try:
+        with writing(self.root):
             place.parent.mkdir(parents=True, exist_ok=True)
             make_mark(place)
             lock.acquire()
-        except OSError as exc:
-            raise SettingsError(
-                f"the registry {self.root} cannot be written ({exc.strerror}): "
-                "choose another place with NIGHTSHIFT_HOME"
-            ) from exc
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from worker.llm.artifact import MANIFEST_NAME, open_artifact, read_manifest
 from worker.llm.artifact_folder import remove_abandoned, remove_folder
 from worker.llm.artifact_use import last_used_at, unused
 from worker.llm.pull import PARTIAL_SUFFIX
-from worker.llm.registry import artifact_folder_name, lock_of
+from worker.llm.registry import artifact_folder_name, lock_of, writing
 
 _DAY_S = 86400.0
 _FOLDER_NAMES = frozenset(
@@ -74,8 +74,14 @@ def collect_garbage(
     """Remove damaged artifacts, broken-off downloads, what dead processes left, and the unused.
 
     Nothing is removed that a process of this machine has loaded, or is adding, nor a download of
-    the last day, nor an artifact of another version of Nightshift.
+    the last day, nor an artifact of another version of Nightshift. Raises SettingsError where the
+    registry cannot be written.
     """
+    with writing(root):
+        return _collected(root, unused_for_days, dry_run=dry_run)
+
+
+def _collected(root: Path, unused_for_days: float | None, *, dry_run: bool) -> list[Removed]:
     found = []
     for folder in _artifact_folders(root):
         with suppress(Timeout, StateError), _nobody_at(folder), unused(folder):
