@@ -75,6 +75,7 @@ RULES = (
             "worker/llm/registry.py",
             "worker/llm/registry_care.py",
             "worker/llm/remote_registry.py",
+            "worker/llm/shared_place.py",
             "worker/planning",
             "worker/tasks.py",
         ),

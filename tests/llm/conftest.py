@@ -1,6 +1,6 @@
 """One compute thread for every test here: the matrices are small and the machine is shared.
 
-And the compiled kernels, compiled once for all of them.
+And what is made once for all of them: the compiled kernels, a server of buckets.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.llm.bucket_server import serve_buckets
 from worker.llm.native.kernels import Kernels
 
 
@@ -33,3 +34,10 @@ def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kernels(kernel_folder: Path) -> Kernels:
     """Raises where the CPU has not what they need: for tests that need it."""
     return Kernels(kernel_folder)
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[str]:
+    """Its URL."""
+    with serve_buckets() as url:
+        yield url
