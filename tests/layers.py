@@ -67,6 +67,7 @@ RULES = (
             "worker/dispatcher.py",
             "worker/embedded.py",
             "worker/jobs",
+            "worker/llm/hub_place.py",
             "worker/llm/ipex/cpu.py",
             "worker/llm/ipex/recipe.py",
             "worker/llm/artifact_use.py",

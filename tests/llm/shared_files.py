@@ -3,34 +3,92 @@
 from __future__ import annotations
 
 import posixpath
+from typing import Protocol
 
 import fsspec
+import pytest
+
+from models.model_key import ModelKey, Weights
+from tests.llm.writable_hub import REPOSITORY, WRITER, WritableHub
+
+KEY = ModelKey("tiny", Weights.INT8)  # of the artifact that is shared
 
 
-class SharedFiles:
-    """Reads and writes by names relative to the URL."""
+def ignore(_done: int, _total: int) -> None:
+    """Nobody watches the progress."""
+
+
+class SharedFiles(Protocol):
+    """The files of a place, by names relative to its URL."""
+
+    @property
+    def url(self) -> str:
+        """Of the place."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make a file or change it."""
+
+    def names(self) -> set[str]:
+        """All files."""
+
+
+class FilesOfUrl:
+    """Those of a folder or a bucket."""
 
     def __init__(self, url: str) -> None:
         """Nothing is kept of what was listed before."""
         self.url = url
-        self._files, self._root = fsspec.url_to_fs(
+        self.files, self.root = fsspec.url_to_fs(
             url, skip_instance_cache=True, use_listings_cache=False
         )
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
-        content: bytes = self._files.cat_file(self._path(name))
+        """As in SharedFiles."""
+        content: bytes = self.files.cat_file(self._path(name))
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Make a file or change it."""
-        self._files.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
-        self._files.pipe_file(self._path(name), content)
+        """As in SharedFiles."""
+        self.files.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
+        self.files.pipe_file(self._path(name), content)
 
     def names(self) -> set[str]:
-        """All files."""
-        found = self._files.find(self._path(""))
-        return {each.removeprefix(f"{self._root.rstrip('/')}/") for each in found}
+        """As in SharedFiles."""
+        found = self.files.find(self.root)
+        return {each.removeprefix(f"{self.root.rstrip('/')}/") for each in found}
 
     def _path(self, name: str) -> str:
-        return posixpath.join(self._root, name)
+        return posixpath.join(self.root, name)
+
+
+class FilesOfHub:
+    """Those below a prefix of the repository."""
+
+    PREFIX = "shared"
+
+    def __init__(self, hub: WritableHub) -> None:
+        """One place of a hub."""
+        self.url = f"hf://{REPOSITORY}/{self.PREFIX}"
+        self.hub = hub
+
+    def read(self, name: str) -> bytes:
+        """As in SharedFiles."""
+        return self.hub.files[f"{self.PREFIX}/{name}"]
+
+    def write(self, name: str, content: bytes) -> None:
+        """As in SharedFiles."""
+        self.hub.write(f"{self.PREFIX}/{name}", content)
+
+    def names(self) -> set[str]:
+        """As in SharedFiles."""
+        return {name.removeprefix(f"{self.PREFIX}/") for name in self.hub.files}
+
+
+def use_hub(hub: WritableHub, monkeypatch: pytest.MonkeyPatch, token: str = WRITER) -> None:
+    """Let the Hub's client in this process find this one, which has no Xet storage."""
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.endpoint})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", token)

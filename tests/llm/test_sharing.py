@@ -21,10 +21,7 @@ from models.errors import (
 from models.model_key import ModelKey, Weights
 from models.settings import load_settings
 from tests.llm.bucket_server import BUCKET, SECRET, refusing, use_buckets
-from tests.llm.shared_files import SharedFiles
-from tests.llm.tiny_models import make_reference, save_reference
-from tests.llm.tiny_tokenizers import make_byte_level
-from worker.llm.add import add_model
+from tests.llm.shared_files import KEY, SharedFiles, ignore
 from worker.llm.artifact import MANIFEST_NAME, Artifact, open_artifact
 from worker.llm.pull import partial_place, pull_artifact
 from worker.llm.registry import Registry
@@ -32,53 +29,18 @@ from worker.llm.remote_registry import RemoteRegistry
 from worker.llm.shared_place import without_secrets
 from worker.spawning import engine_config
 
-KEY = ModelKey("tiny", Weights.INT8)
+# The Hub's own client uploads in a way that its HTTP library advises against.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
 MANIFEST = f"artifacts/tiny/int8/{MANIFEST_NAME}"
 # For what no kind of place has a part in.
 ONE_KIND = pytest.mark.parametrize("store", ["folder"], indirect=True)
-
-
-def ignore(_done: int, _total: int) -> None:
-    """Nobody watches."""
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    home = tmp_path_factory.mktemp("sharing")
-    folder = make_byte_level(save_reference(make_reference(vocab_size=400), home / "source"))
-    entry = add_model(Registry(home / "registry"), str(folder), name="tiny", weights=Weights.INT8)
-    return open_artifact(entry.folder, verify=True)
-
-
-@pytest.fixture(params=["folder", "memory", "s3"])
-def store(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> SharedFiles:
-    """An empty place of each kind."""
-    match request.param:
-        case "folder":
-            return SharedFiles((tmp_path / "a shared folder").as_uri())
-        case "memory":
-            return SharedFiles(f"memory://{tmp_path}")
-    use_buckets(request.getfixturevalue("bucket_server"), monkeypatch)
-    return SharedFiles(f"s3://{BUCKET}/{tmp_path.name}")
-
-
-@pytest.fixture
-def remote(store: SharedFiles) -> RemoteRegistry:
-    return RemoteRegistry(store.url, BackendName.NATIVE)
 
 
 @pytest.fixture
 def pushed(remote: RemoteRegistry, artifact: Artifact) -> RemoteRegistry:
     remote.push(artifact, KEY, ignore)
     return remote
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    """That of another node."""
-    return Registry(tmp_path / "other")
 
 
 class Watched(RemoteRegistry):
@@ -232,8 +194,9 @@ def test_a_full_disk_is_told_before_anything_is_read(
 def test_urls_that_cannot_be_used_are_one_sentence() -> None:
     with pytest.raises(SettingsError, match="NIGHTSHIFT_REGISTRY_URL"):
         RemoteRegistry("nosuch://x", BackendName.NATIVE)
-    with pytest.raises(SettingsError, match="bucket"):
-        RemoteRegistry("hf://owner/name", BackendName.NATIVE)
+    for url in ("hf://name", "hf://spaces/owner/name", "hf://buckets/owner/name"):
+        with pytest.raises(SettingsError, match="hf://OWNER/REPO"):
+            RemoteRegistry(url, BackendName.NATIVE)
 
 
 @pytest.mark.usefixtures("pushed")

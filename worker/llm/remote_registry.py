@@ -1,4 +1,4 @@
-"""Artifacts in a place that several nodes reach: a shared folder, a bucket.
+"""Artifacts in a place that several nodes reach: a folder, a bucket, a repository of the Hub.
 
     URL/files/SHA256                            contents, each stored once whatever its name
     URL/artifacts/NAME/WEIGHTS[.BACKEND]/nightshift.json
@@ -33,6 +33,7 @@ from worker.llm.shared_place import Writing, open_place, without_secrets
 
 MAX_MANIFEST_BYTES = 16 * 1024**2
 _PIECE_BYTES = 1 << 22
+_PART_BYTES = 1 << 25  # of one request, as it takes the Hub a while to begin to answer
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -62,7 +63,9 @@ class RemoteRegistry:
         Raises UnavailableError, StorageFull.
         """
         with self._advice():
-            return self._place.apply(lambda to: self._push(artifact, key, to, progress))
+            return self._place.apply(
+                lambda to: self._push(artifact, key, to, progress), f"Push {key}"
+            )
 
     def _push(self, artifact: Artifact, key: ModelKey, to: Writing, progress: Progress) -> Sent:
         files = {file.sha256: (name, file) for name, file in artifact.manifest.files.items()}
@@ -124,7 +127,7 @@ class RemoteRegistry:
     def read(self, sha256: str, start: int) -> Iterator[bytes]:
         """The contents of a file from byte `start` on, in pieces; raises UnavailableError."""
         place = self._path("files", sha256)
-        with self._advice(), self._files.open(place, "rb") as remote:
+        with self._advice(), self._files.open(place, "rb", block_size=_PART_BYTES) as remote:
             remote.seek(start)  # what is before it is not asked for
             while piece := remote.read(_PIECE_BYTES):
                 yield piece

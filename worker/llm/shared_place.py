@@ -1,7 +1,8 @@
 """Where artifacts are shared: a folder, a bucket, or whatever else fsspec opens.
 
 Reading is the same for all of them, through fsspec. Writing is not: a folder shows a file before
-it is whole and renames in one step, a bucket the other way round. Must not know torch.
+it is whole and renames in one step, a bucket the other way round, and the Hub has commits
+(hub_place.py). Must not know torch.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class SharedPlace(Protocol):
     files: Any  # the fsspec file system to read with
     root: str  # the path in it
 
-    def apply(self, change: Callable[[Writing], T]) -> T:
-        """Carry out a change, and give what it gives; what it reads has to be read anew in it."""
+    def apply(self, change: Callable[[Writing], T], summary: str) -> T:
+        """Carry out a change and give what it gives; it may be called again, and reads anew."""
 
     def advice(self, error: Exception) -> str | None:
         """A sentence about a failure that this kind of place knows more of."""
@@ -60,7 +61,7 @@ class FilesPlace:
         self._renames = not _WITH_RENAME.isdisjoint(protocols)
         self._bucket = None if _BUCKETS.isdisjoint(protocols) else root.split("/")[0]
 
-    def apply(self, change: Callable[[Writing], T]) -> T:
+    def apply(self, change: Callable[[Writing], T], summary: str) -> T:  # noqa: ARG002
         """As in SharedPlace."""
         return change(self)
 
@@ -109,19 +110,17 @@ class FilesPlace:
 
 def open_place(url: str) -> SharedPlace:
     """The place at a URL; raises SettingsError for one that fsspec cannot open."""
-    shown = without_secrets(url)
-    if urlsplit(url).scheme == "hf":
-        raise SettingsError(
-            f"{shown} is a repository of the Hub, which artifacts are not shared through: "
-            "give a folder all nodes have, or a bucket such as s3://BUCKET/PREFIX"
-        )
     try:
         files, root = fsspec.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
     except (ImportError, ValueError) as exc:
         raise SettingsError(
-            f"the registry {shown} cannot be opened ({type(exc).__name__}): check "
+            f"the registry {without_secrets(url)} cannot be opened ({type(exc).__name__}): check "
             "NIGHTSHIFT_REGISTRY_URL, and that fsspec's package for it is there (s3fs for s3)"
         ) from None
+    if files.protocol == "hf":
+        from worker.llm.hub_place import HubPlace  # imports the Hub's client, which takes a while
+
+        return HubPlace(files, root)
     return FilesPlace(files, root)
 
 
