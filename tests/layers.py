@@ -76,6 +76,7 @@ RULES = (
             "worker/llm/registry.py",
             "worker/llm/registry_care.py",
             "worker/llm/remote_registry.py",
+            "worker/llm/shared_contents.py",
             "worker/llm/shared_place.py",
             "worker/planning",
             "worker/tasks.py",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import httpx2
 import pytest
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 BUCKET = "artifacts-of-all"
@@ -44,3 +47,11 @@ def refusing(server: str) -> Iterator[None]:
         yield
     finally:
         httpx2.post(f"{server}/moto-api/reset-auth", content=b"inf").raise_for_status()
+
+
+def age_object(path: str, then: datetime) -> None:
+    """Let `BUCKET/KEY` have been written at another time, which no request can."""
+    bucket, _, key = path.partition("/")
+    found = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_object(bucket, key)
+    assert found is not None
+    found.last_modified = then.replace(tzinfo=None)

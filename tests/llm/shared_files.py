@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from models.model_key import ModelKey, Weights
+from tests.llm.bucket_server import age_object
 from tests.llm.writable_hub import REPOSITORY, WRITER, WritableHub
 
 KEY = ModelKey("tiny", Weights.INT8)  # of the artifact that is shared
@@ -31,8 +36,14 @@ class SharedFiles(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Make a file or change it."""
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+
     def names(self) -> set[str]:
         """All files."""
+
+    def age(self, days: float) -> None:
+        """Let all files have been written so long ago."""
 
 
 class FilesOfUrl:
@@ -55,10 +66,25 @@ class FilesOfUrl:
         self.files.makedirs(posixpath.dirname(self._path(name)), exist_ok=True)
         self.files.pipe_file(self._path(name), content)
 
+    def remove(self, name: str) -> None:
+        """As in SharedFiles."""
+        self.files.rm_file(self._path(name))
+
     def names(self) -> set[str]:
         """As in SharedFiles."""
-        found = self.files.find(self.root)
-        return {each.removeprefix(f"{self.root.rstrip('/')}/") for each in found}
+        return {each.removeprefix(f"{self.root}/") for each in self.files.find(self.root)}
+
+    def age(self, days: float) -> None:
+        """As in SharedFiles."""
+        then = datetime.now(UTC) - timedelta(days=days)
+        for path in self.files.find(self.root):
+            match self.files:
+                case LocalFileSystem():
+                    os.utime(path, (then.timestamp(), then.timestamp()))
+                case MemoryFileSystem():
+                    self.files.store[path].modified = then
+                case _:
+                    age_object(path, then)
 
     def _path(self, name: str) -> str:
         return posixpath.join(self.root, name)
@@ -82,9 +108,18 @@ class FilesOfHub:
         """As in SharedFiles."""
         self.hub.write(f"{self.PREFIX}/{name}", content)
 
+    def remove(self, name: str) -> None:
+        """As in SharedFiles."""
+        del self.hub.files[f"{self.PREFIX}/{name}"]
+
     def names(self) -> set[str]:
         """As in SharedFiles."""
         return {name.removeprefix(f"{self.PREFIX}/") for name in self.hub.files}
+
+    def age(self, days: float) -> None:
+        """As in SharedFiles."""
+        then = datetime.now(UTC) - timedelta(days=days)
+        self.hub.changed = dict.fromkeys(self.hub.files, then)
 
 
 def use_hub(hub: WritableHub, monkeypatch: pytest.MonkeyPatch, token: str = WRITER) -> None:

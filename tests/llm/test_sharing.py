@@ -135,6 +135,16 @@ def test_a_damaged_file_there_never_appears_here(
     assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
 
 
+def test_contents_that_are_gone_are_said_and_pushed_again(
+    pushed: RemoteRegistry, store: SharedFiles, artifact: Artifact, registry: Registry
+) -> None:
+    store.remove(largest(artifact))
+    with pytest.raises(ArtifactError, match="push that artifact again"):
+        pull_artifact(pushed, registry, KEY, ignore)
+    assert pushed.push(artifact, KEY, ignore).files_sent == 1
+    assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
+
+
 @ONE_KIND
 @pytest.mark.parametrize(
     ("name", "reason"),

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     RepositoryNotFoundError,
@@ -41,6 +42,10 @@ _CONFLICT = 412
 
 class HubPlace:
     """The place below `hf://[datasets/]OWNER/REPO[@BRANCH][/PREFIX]`."""
+
+    is_atomic = True
+    # The second for folders that are not there, with versions of the client below 1.
+    absent: tuple[type[Exception], ...] = (FileNotFoundError, EntryNotFoundError)
 
     def __init__(self, files: Any, root: str) -> None:
         """`files` is the Hub's file system; raises SettingsError, and asks the Hub nothing."""
@@ -105,10 +110,14 @@ class HubPlace:
                 return f"the Hub answered {status} for {self._shown}: try again later"
         return self.advice(error.__cause__) if isinstance(error.__cause__, Exception) else None
 
+    def in_repository(self, place: str) -> str:
+        """The path of a file in the repository."""
+        return place.removeprefix(self._prefix)
+
     def put(self, place: str, content: Path | bytes) -> CommitOperationAdd:
         """Send contents as far as the Hub takes them before the commit, which has to follow."""
         given = content if isinstance(content, bytes) else str(content)
-        operation = CommitOperationAdd(place.removeprefix(self._prefix), given)
+        operation = CommitOperationAdd(self.in_repository(place), given)
         self._api.preupload_lfs_files(additions=[operation], free_memory=False, **self._repository)
         return operation
 
@@ -132,7 +141,7 @@ class _Commit:
 
     def __init__(self, place: HubPlace) -> None:
         self._place = place
-        self.operations: list[CommitOperationAdd] = []
+        self.operations: list[CommitOperationAdd | CommitOperationDelete] = []
 
     def put_file(self, source: Path, place: str) -> None:
         """As in Writing."""
@@ -141,10 +150,14 @@ class _Commit:
     def put_bytes(self, content: bytes, place: str) -> None:
         """As in Writing; what is there already is in no commit."""
         files = self._place.files
-        with suppress(FileNotFoundError):
+        with suppress(*self._place.absent):
             if files.info(place)["size"] == len(content) and files.cat_file(place) == content:
                 return
         self.operations.append(self._place.put(place, content))
+
+    def remove(self, place: str) -> None:
+        """As in Writing."""
+        self.operations.append(CommitOperationDelete(self._place.in_repository(place)))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -29,9 +29,17 @@ from models.model_key import ModelKey, Weights, choose_served
 from models.storage_full import is_storage_full
 from worker.llm.artifact import MANIFEST_NAME, Artifact, Manifest, checked_manifest
 from worker.llm.registry import artifact_folder_name, weights_of_folder
+from worker.llm.shared_contents import (
+    ARTIFACTS,
+    CONTENTS,
+    MAX_MANIFEST_BYTES,
+    Unnamed,
+    may_be_relied_on,
+    named_contents,
+    remove_unnamed,
+)
 from worker.llm.shared_place import Writing, open_place, without_secrets
 
-MAX_MANIFEST_BYTES = 16 * 1024**2
 _PIECE_BYTES = 1 << 22
 _PART_BYTES = 1 << 25  # of one request, as it takes the Hub a while to begin to answer
 
@@ -70,10 +78,15 @@ class RemoteRegistry:
     def _push(self, artifact: Artifact, key: ModelKey, to: Writing, progress: Progress) -> Sent:
         files = {file.sha256: (name, file) for name, file in artifact.manifest.files.items()}
         total = sum(file.bytes for _, file in files.values())
+        named: set[str] = set()
+        if not self._place.is_atomic:
+            with suppress(ArtifactError):  # then more is sent than needed
+                named = named_contents(self._place)
         done = n_sent = bytes_sent = 0
         for sha256, (name, file) in files.items():
-            place = self._path("files", sha256)
-            if self._size(place) != file.bytes:
+            place = self._path(CONTENTS, sha256)
+            is_there = self._size(place) == file.bytes
+            if not is_there or not may_be_relied_on(self._place, place, named):
                 to.put_file(artifact.folder / name, place)
                 n_sent, bytes_sent = n_sent + 1, bytes_sent + file.bytes
             done += file.bytes
@@ -82,12 +95,20 @@ class RemoteRegistry:
         to.put_bytes(manifest, self._manifest_path(key))
         return Sent(len(files), n_sent, bytes_sent)
 
+    def remove_unnamed(self, older_than_days: float, *, dry_run: bool = False) -> list[Unnamed]:
+        """As in shared_contents, for all backends; raises UnavailableError too."""
+        with self._advice():
+            removed = remove_unnamed(self._place, older_than_days, dry_run=dry_run)
+            if not removed:
+                self._expect_place()
+            return removed
+
     def keys(self, name: str) -> list[ModelKey]:
         """The kinds of weights that are there of a model."""
         with self._advice():
             try:
-                listed = self._files.ls(self._path("artifacts", name), detail=False)
-            except FileNotFoundError:
+                listed = self._files.ls(self._path(ARTIFACTS, name), detail=False)
+            except self._place.absent:
                 self._expect_place()
                 return []
         found = [posixpath.basename(each.rstrip("/")) for each in listed]
@@ -125,12 +146,23 @@ class RemoteRegistry:
         return manifest
 
     def read(self, sha256: str, start: int) -> Iterator[bytes]:
-        """The contents of a file from byte `start` on, in pieces; raises UnavailableError."""
-        place = self._path("files", sha256)
-        with self._advice(), self._files.open(place, "rb", block_size=_PART_BYTES) as remote:
-            remote.seek(start)  # what is before it is not asked for
-            while piece := remote.read(_PIECE_BYTES):
-                yield piece
+        """The contents of a file from byte `start` on, in pieces.
+
+        Raises UnavailableError, and ArtifactError where a manifest names what is not there.
+        """
+        with self._advice():
+            try:
+                remote = self._files.open(self._path(CONTENTS, sha256), block_size=_PART_BYTES)
+            except self._place.absent:
+                self._expect_place()
+                raise ArtifactError(
+                    f"{sha256} is not in {self.url}, though an artifact there needs it: push "
+                    "that artifact again"
+                ) from None
+            with remote:
+                remote.seek(start)  # what is before it is not asked for
+                while piece := remote.read(_PIECE_BYTES):
+                    yield piece
 
     def _manifest_size(self, key: ModelKey) -> int | None:
         with self._advice():
@@ -146,13 +178,13 @@ class RemoteRegistry:
     def _size(self, place: str) -> int | None:
         try:  # not `exists`: for some file systems nothing exists that cannot be asked for
             size: int = self._files.info(place)["size"]
-        except FileNotFoundError:
+        except self._place.absent:
             return None
         return size
 
     def _manifest_path(self, key: ModelKey) -> str:
         folder = artifact_folder_name(key.weights, self.backend)
-        return self._path("artifacts", key.name, folder, MANIFEST_NAME)
+        return self._path(ARTIFACTS, key.name, folder, MANIFEST_NAME)
 
     def _path(self, *parts: str) -> str:
         return posixpath.join(self._place.root, *parts)

@@ -34,12 +34,17 @@ class Writing(Protocol):
     def put_bytes(self, content: bytes, place: str) -> None:
         """Write what is small."""
 
+    def remove(self, place: str) -> None:
+        """Remove a file, if it is there."""
+
 
 class SharedPlace(Protocol):
     """A place that several nodes reach."""
 
     files: Any  # the fsspec file system to read with
     root: str  # the path in it
+    absent: tuple[type[Exception], ...]  # what reading raises for what is not there
+    is_atomic: bool  # whether a change fails that was decided on what is not so any more
 
     def apply(self, change: Callable[[Writing], T], summary: str) -> T:
         """Carry out a change and give what it gives; it may be called again, and reads anew."""
@@ -53,6 +58,9 @@ class SharedPlace(Protocol):
 
 class FilesPlace:
     """A place whose files are written one by one."""
+
+    is_atomic = False
+    absent: tuple[type[Exception], ...] = (FileNotFoundError,)
 
     def __init__(self, files: Any, root: str) -> None:
         """`files` is a file system of fsspec."""
@@ -74,6 +82,11 @@ class FilesPlace:
         """As in Writing."""
         with self._appearing(place) as new:
             self.files.pipe_file(new, content)
+
+    def remove(self, place: str) -> None:
+        """As in Writing."""
+        with suppress(FileNotFoundError):
+            self.files.rm_file(place)
 
     def advice(self, error: Exception) -> str | None:
         """As in SharedPlace."""
