@@ -34,7 +34,7 @@ install: $(VENV)/.installed  ## create .venv and install the project with its pi
 $(VENV)/.installed: pyproject.toml constraints.txt tests/api/previous_client.txt
 	@tools/create_venv.sh $(VENV) $(PYTHON)
 	@echo "Installing into $(VENV): torch alone is some 200 MB, this can take minutes."
-	$(PIP_INSTALL) --editable '.[worker,api,plot,dev]'
+	$(PIP_INSTALL) --editable '.[worker,api,plot,s3,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--target $(VENV)/openai-previous -r tests/api/previous_client.txt
 	@touch $@
@@ -101,7 +101,7 @@ doctor: install  ## show what works on this machine
 	$(BIN)/nightshift doctor
 
 lock:  ## write constraints.txt anew, from the newest versions that pyproject.toml allows
-	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $@ constraints.txt worker,api,plot,dev,fuzz $(PYTHON)
+	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $@ constraints.txt worker,api,plot,s3,dev,fuzz $(PYTHON)
 
 lock-ipex:  ## write constraints-ipex.txt anew; torch and transformers stay where IPEX needs them
 	@TORCH_INDEX=$(TORCH_INDEX) tools/lock.sh $@ constraints-ipex.txt ipex,ipex-dev $(PYTHON)

@@ -143,8 +143,8 @@ class Settings(BaseModel):
     )
     registry_url: str | None = Field(
         default=None,
-        description="Where nodes share artifacts: a folder or any URL of fsspec. A model that is "
-        "not on this machine is pulled from there.",
+        description="Where nodes share artifacts: a folder, s3://BUCKET/PREFIX, hf://OWNER/REPO or "
+        "any other URL of fsspec. A model that is not on this machine is pulled from there.",
     )
     threads: Count | None = Field(
         default=None, description="Compute threads; unset: all cores, one for tiny models."

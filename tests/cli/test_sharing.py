@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,30 @@ def test_what_is_not_used_goes_and_can_be_pulled_again(node: Console) -> None:
     node.succeed("model", "gc", "--unused-for", "0")
     assert node.succeed("model", "list", "--json") == "[]\n"
     node.succeed("model", "pull", "demo-model")
+
+
+def test_contents_of_no_artifact_go_from_the_shared_registry(node: Console, shared: Path) -> None:
+    left = shared / "files" / ("0" * 64)
+    left.write_bytes(b"x" * 2048)
+    assert node.succeed("model", "gc", "--shared", "--json") == "[]\n"  # somebody may push it
+    days_ago = time.time() - 3 * 86400
+    os.utime(left, (days_ago, days_ago))
+    arguments = ("model", "gc", "--shared", "--unused-for", "2")
+    (found,) = json.loads(node.succeed(*arguments, "--dry-run", "--json"))
+    assert found == {
+        "file": f"{shared.as_uri()}/files/{left.name}",
+        "bytes": 2048,
+        "reason": "of no artifact, sent 3 days ago",
+    }
+    ended = node.call(*arguments)
+    assert ended.stdout.startswith(found["file"])
+    assert ended.stderr == "1 removed, 2.0 KB\n"
+    assert not left.exists()
+    node.succeed("model", "pull", "demo-model")
+    assert_one_sentence(node.call(*arguments[:-1], "0.5"), "give 1 or more days")
+
+
+def test_the_shared_registry_to_collect_from_has_to_be_named(tmp_path: Path) -> None:
+    assert_one_sentence(
+        Console(tmp_path).call("model", "gc", "--shared"), "NIGHTSHIFT_REGISTRY_URL"
+    )

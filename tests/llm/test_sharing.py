@@ -20,50 +20,27 @@ from models.errors import (
 )
 from models.model_key import ModelKey, Weights
 from models.settings import load_settings
-from tests.llm.tiny_models import make_reference, save_reference
-from tests.llm.tiny_tokenizers import make_byte_level
-from worker.llm.add import add_model
+from tests.llm.bucket_server import BUCKET, SECRET, refusing, use_buckets
+from tests.llm.shared_files import KEY, SharedFiles, ignore
 from worker.llm.artifact import MANIFEST_NAME, Artifact, open_artifact
 from worker.llm.pull import partial_place, pull_artifact
 from worker.llm.registry import Registry
-from worker.llm.remote_registry import RemoteRegistry, without_secrets
+from worker.llm.remote_registry import RemoteRegistry
+from worker.llm.shared_place import without_secrets
 from worker.spawning import engine_config
 
-KEY = ModelKey("tiny", Weights.INT8)
+# The Hub's own client uploads in a way that its HTTP library advises against.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
-
-def ignore(_done: int, _total: int) -> None:
-    """Nobody watches."""
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    home = tmp_path_factory.mktemp("sharing")
-    folder = make_byte_level(save_reference(make_reference(vocab_size=400), home / "source"))
-    entry = add_model(Registry(home / "registry"), str(folder), name="tiny", weights=Weights.INT8)
-    return open_artifact(entry.folder, verify=True)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "shared"
-
-
-@pytest.fixture
-def remote(store: Path) -> RemoteRegistry:
-    return RemoteRegistry(store.as_uri(), BackendName.NATIVE)
+MANIFEST = f"artifacts/tiny/int8/{MANIFEST_NAME}"
+# For what no kind of place has a part in.
+ONE_KIND = pytest.mark.parametrize("store", ["folder"], indirect=True)
 
 
 @pytest.fixture
 def pushed(remote: RemoteRegistry, artifact: Artifact) -> RemoteRegistry:
     remote.push(artifact, KEY, ignore)
     return remote
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    """That of another node."""
-    return Registry(tmp_path / "other")
 
 
 class Watched(RemoteRegistry):
@@ -80,14 +57,13 @@ class Watched(RemoteRegistry):
 
 
 def largest(artifact: Artifact) -> str:
-    return max(artifact.manifest.files.values(), key=lambda file: file.bytes).sha256
+    """Its name in the place."""
+    return f"files/{max(artifact.manifest.files.values(), key=lambda file: file.bytes).sha256}"
 
 
-@pytest.mark.parametrize("url", ["file://{}/x", "{}/plain folder", "memory://{}"])
 def test_what_was_pushed_is_pulled_byte_for_byte(
-    url: str, tmp_path: Path, artifact: Artifact, registry: Registry
+    remote: RemoteRegistry, artifact: Artifact, registry: Registry
 ) -> None:
-    remote = RemoteRegistry(url.format(tmp_path), BackendName.NATIVE)
     assert remote.keys("tiny") == []
     sent = remote.push(artifact, KEY, ignore)
     assert (sent.files_sent, sent.bytes_sent) == (sent.files, artifact.bytes)
@@ -99,20 +75,19 @@ def test_what_was_pushed_is_pulled_byte_for_byte(
 
 
 def test_nothing_is_sent_or_read_twice(
-    pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+    pushed: RemoteRegistry, store: SharedFiles, artifact: Artifact, registry: Registry
 ) -> None:
     assert pushed.push(artifact, KEY, ignore).files_sent == 0
-    watched = Watched(str(store))
+    watched = Watched(store.url)
     for _ in range(2):
         pull_artifact(watched, registry, KEY, ignore)
         assert watched.bytes_read == artifact.bytes
 
 
 def test_a_push_that_broke_off_is_invisible_and_goes_on(
-    remote: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+    remote: RemoteRegistry, store: SharedFiles, artifact: Artifact, registry: Registry
 ) -> None:
-    (store / "files").mkdir(parents=True)
-    (store / "files" / largest(artifact)).write_bytes(b"half")
+    store.write(largest(artifact), b"half")
     assert remote.keys("tiny") == []
     with pytest.raises(NotFoundError, match="nightshift model push"):
         pull_artifact(remote, registry, KEY, ignore)
@@ -121,18 +96,18 @@ def test_a_push_that_broke_off_is_invisible_and_goes_on(
 
 
 def test_a_download_that_broke_off_is_gone_on_with(
-    pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+    pushed: RemoteRegistry, store: SharedFiles, artifact: Artifact, registry: Registry
 ) -> None:
-    there = store / "files" / largest(artifact)
-    whole = there.read_bytes()
-    there.write_bytes(whole[: len(whole) // 2])
+    there = largest(artifact)
+    whole = store.read(there)
+    store.write(there, whole[: len(whole) // 2])
     with pytest.raises(UnavailableError, match="goes on from there"):
         pull_artifact(pushed, registry, KEY, ignore)
     assert registry.entries() == []
-    there.write_bytes(whole)
+    store.write(there, whole)
     here = sum(path.stat().st_size for path in partial_place(registry.path(KEY)).iterdir())
     assert here >= len(whole) // 2
-    watched = Watched(str(store))
+    watched = Watched(store.url)
     assert pull_artifact(watched, registry, KEY, ignore).digest == artifact.digest
     assert watched.bytes_read == artifact.bytes - here
 
@@ -142,24 +117,35 @@ def test_a_damaged_beginning_is_read_again(
 ) -> None:
     partial = partial_place(registry.path(KEY))
     partial.mkdir(parents=True)
-    (partial / largest(artifact)).write_bytes(b"no")
+    (partial / Path(largest(artifact)).name).write_bytes(b"no")
     assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
 
 
 @pytest.mark.parametrize("longer", [False, True])
 def test_a_damaged_file_there_never_appears_here(
-    longer: bool, pushed: RemoteRegistry, store: Path, artifact: Artifact, registry: Registry
+    longer: bool, pushed: RemoteRegistry, store: SharedFiles, artifact: Artifact, registry: Registry
 ) -> None:
-    there = store / "files" / largest(artifact)
-    whole = there.read_bytes()
-    there.write_bytes(whole + b"more" if longer else b"X" + whole[1:])
+    there = largest(artifact)
+    whole = store.read(there)
+    store.write(there, whole + b"more" if longer else b"X" + whole[1:])
     with pytest.raises(ArtifactError, match="is damaged"):
         pull_artifact(pushed, registry, KEY, ignore)
     assert registry.entries() == []
-    there.write_bytes(whole)
+    store.write(there, whole)
     assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
 
 
+def test_contents_that_are_gone_are_said_and_pushed_again(
+    pushed: RemoteRegistry, store: SharedFiles, artifact: Artifact, registry: Registry
+) -> None:
+    store.remove(largest(artifact))
+    with pytest.raises(ArtifactError, match="push that artifact again"):
+        pull_artifact(pushed, registry, KEY, ignore)
+    assert pushed.push(artifact, KEY, ignore).files_sent == 1
+    assert pull_artifact(pushed, registry, KEY, ignore).digest == artifact.digest
+
+
+@ONE_KIND
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("../x", "outside of itself"), ("a/b", "outside of itself"), (".x", "outside of itself"),
@@ -168,37 +154,46 @@ def test_a_damaged_file_there_never_appears_here(
      ("a\\b", "outside of itself"), (MANIFEST_NAME, "outside of itself"), ("x.bin", "pickle")],
 )  # fmt: skip
 def test_a_manifest_there_is_not_trusted(
-    name: str, reason: str, pushed: RemoteRegistry, store: Path, registry: Registry
+    name: str, reason: str, pushed: RemoteRegistry, store: SharedFiles, registry: Registry
 ) -> None:
-    manifest = store / "artifacts" / "tiny" / "int8" / MANIFEST_NAME
-    content = json.loads(manifest.read_text())
+    content = json.loads(store.read(MANIFEST))
     content["files"][name] = content["files"].pop("config.json")
-    manifest.write_text(json.dumps(content))
+    store.write(MANIFEST, json.dumps(content).encode())
     with pytest.raises(ArtifactError, match=reason):
         pull_artifact(pushed, registry, KEY, ignore)
     assert not partial_place(registry.path(KEY)).exists()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', ""])
+@ONE_KIND
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}'])
 def test_a_manifest_that_is_none_is_said(
-    content: str, pushed: RemoteRegistry, store: Path, registry: Registry
+    content: str, pushed: RemoteRegistry, store: SharedFiles, registry: Registry
 ) -> None:
-    (store / "artifacts" / "tiny" / "int8" / MANIFEST_NAME).write_text(content)
+    store.write(MANIFEST, content.encode())
     with pytest.raises(ArtifactError, match="push it again"):
         pull_artifact(pushed, registry, KEY, ignore)
 
 
-def test_weights_of_another_kind_do_not_pass_for_these(
-    pushed: RemoteRegistry, store: Path, registry: Registry
+def test_an_empty_manifest_counts_as_none(
+    pushed: RemoteRegistry, store: SharedFiles, registry: Registry
 ) -> None:
-    shutil.copytree(store / "artifacts" / "tiny" / "int8", store / "artifacts" / "tiny" / "int4")
+    store.write(MANIFEST, b"")
+    with pytest.raises(NotFoundError, match="nightshift model push"):
+        pull_artifact(pushed, registry, KEY, ignore)
+
+
+def test_weights_of_another_kind_do_not_pass_for_these(
+    pushed: RemoteRegistry, store: SharedFiles, registry: Registry
+) -> None:
+    store.write(MANIFEST.replace("int8", "int4"), store.read(MANIFEST))
     with pytest.raises(ArtifactError, match="of another artifact"):
         pull_artifact(pushed, registry, ModelKey("tiny", Weights.INT4), ignore)
     with pytest.raises(InputError, match="several weights: give one of int4"):
         pushed.resolve("tiny", None)
-    assert RemoteRegistry(str(store), BackendName.TRANSFORMERS).keys("tiny") == []
+    assert RemoteRegistry(store.url, BackendName.TRANSFORMERS).keys("tiny") == []
 
 
+@ONE_KIND
 def test_a_full_disk_is_told_before_anything_is_read(
     pushed: RemoteRegistry, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,23 +206,27 @@ def test_a_full_disk_is_told_before_anything_is_read(
 def test_urls_that_cannot_be_used_are_one_sentence() -> None:
     with pytest.raises(SettingsError, match="NIGHTSHIFT_REGISTRY_URL"):
         RemoteRegistry("nosuch://x", BackendName.NATIVE)
-    with pytest.raises(SettingsError, match="bucket"):
-        RemoteRegistry("hf://owner/name", BackendName.NATIVE)
+    for url in ("hf://name", "hf://spaces/owner/name", "hf://buckets/owner/name"):
+        with pytest.raises(SettingsError, match="hf://OWNER/REPO"):
+            RemoteRegistry(url, BackendName.NATIVE)
 
 
+@pytest.mark.usefixtures("pushed")
 def test_an_engine_is_started_with_what_is_only_there(
-    pushed: RemoteRegistry, artifact: Artifact, tmp_path: Path
+    store: SharedFiles, artifact: Artifact, tmp_path: Path
 ) -> None:
-    settings = load_settings({}, home=tmp_path / "node", registry_url=pushed.url)
+    settings = load_settings({}, home=tmp_path / "node", registry_url=store.url)
     folder = engine_config(settings, KEY).artifact
     assert open_artifact(folder, verify=True).digest == artifact.digest
     with pytest.raises(NotFoundError, match="nightshift model push"):
         engine_config(settings, ModelKey("other", Weights.INT8))
 
 
-def test_no_half_sent_file_is_seen(
-    remote: RemoteRegistry, store: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+def test_no_half_sent_file_is_seen_in_a_folder(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    remote = RemoteRegistry(str(tmp_path / "shared"), BackendName.NATIVE)
+
     def breaks_off(_source: str, place: str) -> None:
         Path(place).write_bytes(b"half")
         raise ConnectionError
@@ -235,7 +234,46 @@ def test_no_half_sent_file_is_seen(
     monkeypatch.setattr(remote._files, "put_file", breaks_off)
     with pytest.raises(UnavailableError):
         remote.push(artifact, KEY, ignore)
-    assert list((store / "files").iterdir()) == []
+    assert list((tmp_path / "shared" / "files").iterdir()) == []
+
+
+def test_what_another_node_pushes_is_seen_at_once(
+    store: SharedFiles, remote: RemoteRegistry, artifact: Artifact, registry: Registry
+) -> None:
+    assert remote.keys("tiny") == []
+    with pytest.raises(NotFoundError, match="nightshift model push tiny"):
+        remote.resolve("tiny", None)
+    RemoteRegistry(store.url, BackendName.NATIVE).push(artifact, KEY, ignore)
+    assert remote.resolve("tiny", None) == KEY
+    assert pull_artifact(remote, registry, KEY, ignore).digest == artifact.digest
+
+
+def failures(remote: RemoteRegistry, artifact: Artifact) -> Iterator[str]:
+    """What each thing that one does with a place that fails says."""
+    for attempt in (
+        lambda: remote.keys("tiny"),
+        lambda: remote.resolve("tiny", Weights.INT8),
+        lambda: remote.manifest(KEY),
+        lambda: remote.push(artifact, KEY, ignore),
+    ):
+        with pytest.raises(UnavailableError) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+        assert SECRET not in str(caught.value)
+        yield str(caught.value)
+
+
+def test_a_bucket_that_is_missing_or_refuses_says_so(
+    bucket_server: str, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_buckets(bucket_server, monkeypatch)
+    missing = RemoteRegistry("s3://another-bucket/models", BackendName.NATIVE)
+    for said in failures(missing, artifact):
+        assert said == "there is no bucket another-bucket: make it, or check the registry's URL"
+    refused = RemoteRegistry(f"s3://{BUCKET}/models", BackendName.NATIVE)
+    with refusing(bucket_server):
+        for said in failures(refused, artifact):
+            assert "credentials of this machine" in said
 
 
 def test_secrets_of_a_url_are_not_told() -> None:
