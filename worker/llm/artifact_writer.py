@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from models.backend_name import BackendName
-from models.errors import StorageFull, UnsafeModel
+from models.errors import InputError, StorageFull, UnsafeModel
 from models.model_key import Weights
 from models.storage_full import is_storage_full
 from worker.llm.artifact import (
@@ -36,16 +37,22 @@ from worker.llm.artifact import (
 )
 from worker.llm.artifact_contents import Contents
 from worker.llm.artifact_folder import new_folder
+from worker.llm.calibration import Calibration
 from worker.llm.checkpoint import Checkpoint
-from worker.llm.config import kept_config, parse_model_config, read_config_json
+from worker.llm.config import ModelConfig, kept_config, parse_model_config, read_config_json
 from worker.llm.convert import convert, layer_names, tensor_count
 from worker.llm.ipex.environment import require_ipex
 from worker.llm.ipex.recipe import IpexRecipe
 from worker.llm.layer_weights import LayerWeights
 from worker.llm.quantized_checkpoint import QuantizedCheckpoint
-from worker.llm.quantized_config import read_quantized_format, without_quantization
+from worker.llm.quantized_config import (
+    QuantizedFormat,
+    read_quantized_format,
+    without_quantization,
+)
 from worker.llm.recipe import recipe
 from worker.llm.resolved_tokenizer import has_tokenizer, write_resolved
+from worker.llm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,10 +212,21 @@ def _native_contents(folder: Path, checkpoint: Checkpoint, layers: LayerWeights)
     return Contents(
         architecture=config.architecture,
         config=kept_config(raw_config),
-        tensors=convert(config, layers, tensors),
+        tensors=convert(config, layers, tensors, _calibrating(folder, config, layers, stored)),
         n_tensors=tensor_count(config, layers, keeps_zeros=keeps_zeros),
         origin=stored.origin(layers.usual) if stored else {},
     )
+
+
+def _calibrating(
+    folder: Path, config: ModelConfig, layers: LayerWeights, stored: QuantizedFormat | None
+) -> Callable[[Tensor], Calibration] | None:
+    """What to calibrate with, given the embedding; raises InputError where it cannot be."""
+    if layers.calibration is None:
+        return None
+    if stored is not None:
+        raise InputError("the checkpoint was quantized already: leave out --calibrate")
+    return partial(Calibration, config, layers.calibration.sample(Tokenizer.load(folder)))
 
 
 def _manifest(folder: Path, contents: Contents, making: Making) -> Manifest:

@@ -7,16 +7,18 @@ quantized) once. Peak memory is one such matrix, not the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
+from worker.llm.calibrated_rounding import round_calibrated
 from worker.llm.config import ModelConfig
 from worker.llm.kept_integers import kept_linear
 from worker.llm.layer_weights import LayerWeights
@@ -24,6 +26,7 @@ from worker.llm.quantize import quantize_linear
 from worker.llm.quantized_checkpoint import QuantizedCheckpoint
 
 QUANTIZED = (Weights.INT8, Weights.INT4)
+_UNSEEN: Final[Mapping[str, Tensor]] = MappingProxyType({})
 
 
 class TensorSource(Protocol):
@@ -32,6 +35,24 @@ class TensorSource(Protocol):
     def __contains__(self, name: str) -> bool: ...
 
     def tensor(self, name: str) -> Tensor: ...
+
+
+class InputMoments(Protocol):
+    """What the inputs of matrices were in sample texts; see `worker.llm.calibration`."""
+
+    def moments(self, index: int, full: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Of the matrices of a layer, whose tensors in fp32 are `full`, by name: (K, K)."""
+        ...
+
+    def pass_layer(
+        self, index: int, full: Mapping[str, Tensor], stored: Mapping[str, Tensor]
+    ) -> None:
+        """Go on behind that layer, which was stored so; called once for each, in order."""
+        ...
+
+    def head_moment(self, norm: Tensor) -> Tensor:
+        """Of the output layer, behind the last norm (hidden,)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +83,14 @@ def compute_dtype(weights: Weights) -> torch.dtype:
 
 
 def convert(
-    config: ModelConfig, weights: Weights | LayerWeights, source: TensorSource
+    config: ModelConfig,
+    weights: Weights | LayerWeights,
+    source: TensorSource,
+    calibrate: Callable[[Tensor], InputMoments] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of the artifact by name.
 
+    With `calibrate`, which gets the embedding, int4 weights are rounded by what their inputs are.
     Raises UnsupportedModel when a tensor is missing or has another shape than config.json says.
     """
     layers = _by_layer(weights)
@@ -73,16 +98,22 @@ def convert(
     hidden = config.hidden_size
     embedding = source_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
     yield "embedding.weight", embedding.to(dtype)
+    inputs = None if calibrate is None else calibrate(embedding)
     for index in range(config.num_layers):
-        yield from _convert_layer(config, layers, source, index)
-    yield "norm.weight", _norm(config, source, "model.norm", hidden).to(dtype)
+        if inputs is None:
+            yield from _convert_layer(config, layers, source, index)
+        else:
+            yield from _calibrated_layer(config, layers, source, index, inputs).items()
+    norm = _norm(config, source, "model.norm", hidden)
+    yield "norm.weight", norm.to(dtype)
+    moments = _UNSEEN if inputs is None else {"lm_head": inputs.head_moment(norm)}
     if not config.tie_word_embeddings:
         head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
-        yield from _stored("lm_head", head, None, layers)
+        yield from _stored("lm_head", head, None, layers, moments)
     elif _has_own_head(layers):  # a tied one as well, beside the embedding
         # safetensors stores no two tensors in one memory
         apart = embedding if layers.of("lm_head") in QUANTIZED else embedding.clone()
-        yield from _stored("lm_head", apart, None, layers)
+        yield from _stored("lm_head", apart, None, layers, moments)
 
 
 def tensor_count(
@@ -107,8 +138,25 @@ def _by_layer(weights: Weights | LayerWeights) -> LayerWeights:
     return weights if isinstance(weights, LayerWeights) else LayerWeights(weights)
 
 
+def _calibrated_layer(
+    config: ModelConfig,
+    layers: LayerWeights,
+    source: TensorSource,
+    index: int,
+    inputs: InputMoments,
+) -> dict[str, Tensor]:
+    full = dict(_convert_layer(config, LayerWeights(Weights.FP32), source, index))
+    stored = dict(_convert_layer(config, layers, source, index, inputs.moments(index, full)))
+    inputs.pass_layer(index, full, stored)
+    return stored
+
+
 def _convert_layer(
-    config: ModelConfig, layers: LayerWeights, source: TensorSource, index: int
+    config: ModelConfig,
+    layers: LayerWeights,
+    source: TensorSource,
+    index: int,
+    moments: Mapping[str, Tensor] = _UNSEEN,
 ) -> Iterator[tuple[str, Tensor]]:
     old, new = f"model.layers.{index}", f"layers.{index}"
     dtype = compute_dtype(layers.usual)
@@ -120,11 +168,16 @@ def _convert_layer(
         tensor = _norm(config, source, f"{old}.self_attn.{norm}", width)
         yield f"{new}.{stored}.weight", (tensor * scale).to(dtype)
     for name, linear in linears(config, old).items():
-        yield from _linear(config, layers, source, linear, f"{new}.{name}")
+        yield from _linear(config, layers, source, linear, f"{new}.{name}", moments)
 
 
 def _linear(
-    config: ModelConfig, layers: LayerWeights, source: TensorSource, linear: Concatenated, name: str
+    config: ModelConfig,
+    layers: LayerWeights,
+    source: TensorSource,
+    linear: Concatenated,
+    name: str,
+    moments: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
     parts, bias = linear.parts, None
     if linear.biased:
@@ -142,7 +195,7 @@ def _linear(
         [source_tensor(source, f"{p.name}.weight", (p.outputs, linear.inputs)) for p in parts]
     )
     weight = weight if factors is None else _times_rows(weight, factors)
-    yield from _stored(name, weight, bias, layers)
+    yield from _stored(name, weight, bias, layers, moments)
 
 
 def _kept(weights: Weights, source: TensorSource, linear: Concatenated) -> dict[str, Tensor] | None:
@@ -230,9 +283,17 @@ def _times_rows(matrix: Tensor, factors: Tensor) -> Tensor:
 
 
 def _stored(
-    name: str, weight: Tensor, bias: Tensor | None, layers: LayerWeights
+    name: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    layers: LayerWeights,
+    moments: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
-    tensors = quantize_linear(weight, layers.of(name), layers.int4_group)
+    kind = layers.of(name)
+    if kind is Weights.INT4 and name in moments:
+        tensors = round_calibrated(weight, moments[name], layers.int4_group)
+    else:
+        tensors = quantize_linear(weight, kind, layers.int4_group)
     yield from _named(name, tensors, bias, layers)
 
 

@@ -9,34 +9,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from worker.llm.attention import soft_capped
 from worker.llm.config import ModelConfig
+from worker.llm.decoder_layer import DecoderLayer, LayerSteps, embed
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import Linear
-from worker.llm.operations import HeadNorms, Operations, TorchOperations, rms_norm
+from worker.llm.operations import Operations, TorchOperations
 from worker.llm.packed import PackedInput
 from worker.llm.rows import Rows
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    """The weights of one layer; qkv and gate_up are concatenated along their outputs.
-
-    Norms stand before the layer's two blocks, after them, or both; those that are not there are
-    None.
-    """
-
-    qkv: Linear  # hidden → (heads + 2 * kv heads) * d
-    output: Linear  # heads * d → hidden
-    gate_up: Linear  # hidden → 2 * intermediate
-    down: Linear  # intermediate → hidden
-    attention_norm: Tensor | None = None  # (hidden,)
-    attention_post_norm: Tensor | None = None
-    mlp_norm: Tensor | None = None
-    mlp_post_norm: Tensor | None = None
-    head_norms: HeadNorms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +43,7 @@ class Decoder:
         self.compute_dtype = weights.embedding.dtype
         self._weights = weights
         self._operations = operations or TorchOperations(config, self.compute_dtype)
+        self._steps = LayerSteps(self._operations, config.rms_norm_eps)
 
     @property
     def has_compiled_steps(self) -> bool:
@@ -85,45 +67,17 @@ class Decoder:
 
         The logits (S, vocabulary) are float32, one row per `packed.sample_rows`.
         """
-        run = self._operations
-        attend = run.attention(packed, cache)
-        x = self._embed(packed.token_ids)  # (T, hidden)
+        attend = self._operations.attention(packed, cache)
+        x = embed(packed.token_ids, self._weights.embedding, self.config)  # (T, hidden)
         delta: Rows | None = None  # the last matmul's result, not yet added to x
         for index, layer in enumerate(self._weights.layers):
-            normed = self._before(x, delta, layer.attention_norm, layer.qkv)
-            qkv = layer.qkv(normed)
-            attended = attend(index, qkv, layer.head_norms, quantize=layer.output.takes_bytes)
-            delta = self._after(layer.output(attended), layer.attention_post_norm)
-            normed = self._before(x, delta, layer.mlp_norm, layer.gate_up)
-            gated = run.gate(layer.gate_up(normed), quantize=layer.down.takes_bytes)
-            delta = self._after(layer.down(gated), layer.mlp_post_norm)
+            delta = self._steps.run(layer, index, x, delta, attend)
         head = self._weights.lm_head
         x = x.index_select(0, packed.sample_rows)  # (S, hidden)
         delta = None if delta is None else delta.select(packed.sample_rows)
-        logits = head(self._before(x, delta, self._weights.norm, head)).applied().float()
+        logits = head(self._steps.before(x, delta, self._weights.norm, head)).applied().float()
         cap = self.config.logit_softcap
         return logits if cap is None else soft_capped(logits, cap)
-
-    def _embed(self, token_ids: Tensor) -> Tensor:
-        embedded = F.embedding(token_ids, self._weights.embedding)
-        scale = self.config.embedding_scale
-        if scale == 1.0:
-            return embedded
-        return embedded * torch.tensor(scale, dtype=embedded.dtype)  # rounded first, as trained
-
-    def _before(self, x: Tensor, delta: Rows | None, norm: Tensor | None, linear: Linear) -> Rows:
-        """x += delta in place; what goes into the linear layer."""
-        if norm is not None:
-            return self._operations.add_norm(x, delta, norm, quantize=linear.takes_bytes)
-        if delta is not None:
-            x.add_(delta.applied())
-        return Rows(x)
-
-    def _after(self, delta: Rows, norm: Tensor | None) -> Rows:
-        """A block's result, normed where the family norms it."""
-        if norm is None:
-            return delta
-        return Rows(rms_norm(delta.applied(), norm, self.config.rms_norm_eps))
 
     @property
     def _linears(self) -> list[Linear]:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from models.errors import InputError
 from models.model_key import Weights
+from worker.llm.calibration_texts import CalibrationTexts
 
 INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one first
 
@@ -26,6 +27,7 @@ class LayerWeights:
     usual: Weights
     exceptions: tuple[tuple[str, Weights], ...] = ()
     int4_group: int = INT4_GROUPS[0]
+    calibration: CalibrationTexts | None = None  # how int4 weights are rounded; None: each apart
 
     def __post_init__(self) -> None:
         kinds = self.kinds
@@ -34,8 +36,11 @@ class LayerWeights:
         if self.int4_group not in INT4_GROUPS:
             sizes = ", ".join(map(str, INT4_GROUPS))
             raise InputError(f"int4 in groups of {self.int4_group} has no kernel: give {sizes}")
-        if self.int4_group != INT4_GROUPS[0] and Weights.INT4 not in kinds:
-            raise InputError("no layer gets int4 weights: leave out --int4-group")
+        if Weights.INT4 not in kinds:
+            if self.int4_group != INT4_GROUPS[0]:
+                raise InputError("no layer gets int4 weights: leave out --int4-group")
+            if self.calibration is not None:
+                raise InputError("no layer gets int4 weights: leave out --calibrate")
 
     @property
     def kinds(self) -> frozenset[Weights]:
@@ -67,6 +72,8 @@ class LayerWeights:
             said["exceptions"] = ",".join(f"{name}={weights}" for name, weights in self.exceptions)
         if self.int4_group != INT4_GROUPS[0]:
             said["group"] = self.int4_group
+        if self.calibration is not None:
+            said["calibration"] = self.calibration.digest
         return said
 
 

@@ -21,7 +21,8 @@ from worker.llm.convert import (
     head_norm_widths,
     linears,
 )
-from worker.llm.decoder import Decoder, DecoderLayer, DecoderWeights
+from worker.llm.decoder import Decoder, DecoderWeights
+from worker.llm.decoder_layer import DecoderLayer
 from worker.llm.layer_weights import INT4_GROUPS
 from worker.llm.linear import FloatLinear, Linear, build_linear
 from worker.llm.native.kernels import Kernels
@@ -94,7 +95,7 @@ def build_model(
     """
     dtype, hidden = compute_dtype(weights), config.hidden_size
     layers = tuple(
-        _build_layer(config, weights, stored, f"layers.{index}", kernels)
+        build_layer(config, weights, stored, f"layers.{index}", kernels)
         for index in range(config.num_layers)
     )
     embedding = checked_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
@@ -106,13 +107,14 @@ def build_model(
     return Decoder(config, held)
 
 
-def _build_layer(
+def build_layer(
     config: ModelConfig,
     weights: Weights,
     stored: Mapping[str, Tensor],
     prefix: str,
     kernels: Kernels | None,
 ) -> DecoderLayer:
+    """The layer whose tensors have names that begin with `prefix`; raises as `build_model`."""
     dtype, hidden = compute_dtype(weights), config.hidden_size
     built: dict[str, Linear] = {}
     for name, shape in linears(config, prefix).items():

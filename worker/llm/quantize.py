@@ -6,7 +6,7 @@ for a kernel happens when an artifact is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -64,6 +64,16 @@ def stored_layout(
     return {"weight": ((outputs, inputs), dtype)}
 
 
+def dequantized(stored: Mapping[str, Tensor], name: str) -> Tensor:
+    """The float32 matrix (N, K), or (N, K') of int4, that the stored weight of that name means."""
+    weight = stored[f"{name}.weight"]
+    if weight.dtype is torch.uint8:
+        return dequantize_int4(weight, stored[f"{name}.scale"])
+    if weight.dtype is torch.int8:
+        return weight.float() * stored[f"{name}.scale"].unsqueeze(1)
+    return weight.float()
+
+
 def dequantize_int4(weight: Tensor, scale: Tensor) -> Tensor:
     """The float32 matrix (N, K') that a stored int4 weight stands for."""
     values = unpack_nibbles(weight).to(torch.float32) - INT4_ZERO
@@ -102,12 +112,12 @@ def _int4_rows(weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
     weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
     group = largest_group(weight.size(1), most)
     grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
-    scale = _int4_scale(grouped)  # (N, K'/group, 1)
+    scale = int4_scale(grouped)  # (N, K'/group, 1)
     values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
     return pack_nibbles(values), scale.squeeze(-1)
 
 
-def _int4_scale(grouped: Tensor) -> Tensor:
+def int4_scale(grouped: Tensor) -> Tensor:
     """The best of a few scales that put the value farthest from zero at or beyond -8.
 
     A scale may be negative: -8 is the only end with eight steps, whatever that value's sign.

@@ -15,7 +15,7 @@ from worker.llm.ipex.recipe import IpexRecipe
 from worker.llm.layer_weights import INT4_GROUPS, LayerWeights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
-LAYER_KEYS = frozenset({"exceptions", "group"})
+LAYER_KEYS = frozenset({"exceptions", "group", "calibration"})
 # What a checkpoint decides whose integers are kept: an artifact of the same source says it again.
 KEPT_KEYS = frozenset({"rounding", "group"})
 

@@ -1,0 +1,85 @@
+"""int4 weights rounded so that the outputs change little, rather than each weight: GPTQ.
+
+Frantar et al. 2022 (https://arxiv.org/abs/2210.17323): inputs are rounded one after the other, and
+the error of each is made up for by those that are still to come, as far as inputs go together.
+Those that matter most go first. Their scales are chosen before, so groups stay neighbours and the
+result is stored and computed as any other int4 weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worker.llm.layer_weights import INT4_GROUPS, largest_group
+from worker.llm.quantize import INT4_ZERO, int4_scale, pack_nibbles
+
+# Of the mean of the diagonal, added to it: enough unless inputs are copies of each other.
+_DAMPINGS = (0.01, 0.1, 1.0)
+_ROWS = 2048  # outputs are independent; so many at once stay in the cache
+_BLOCK = 64  # inputs between two corrections of all that are still to come
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the inputs of a matrix decide, for all outputs alike."""
+
+    order: Tensor  # (K',) int64, the inputs from most to least important
+    carry: Tensor  # (K', K') upper triangular: how much of an error goes to which later input
+
+
+def round_calibrated(weight: Tensor, moment: Tensor, int4_group: int) -> dict[str, Tensor]:
+    """What `quantize_linear` stores of a weight (N, K) in int4, by what its inputs were.
+
+    `moment` (K, K) float32 is the sum of x xᵀ over inputs x. Deterministic on one machine; two may
+    differ in the last bit of a sum, and so in a rounding.
+    """
+    missing = -weight.size(1) % INT4_GROUPS[-1]
+    weight, moment = F.pad(weight, (0, missing)), F.pad(moment, (0, missing, 0, missing))
+    group = largest_group(weight.size(1), int4_group)
+    plan = _plan(moment)
+    done = [_round_rows(rows.float(), plan, group) for rows in torch.split(weight, _ROWS)]
+    values, scales = zip(*done, strict=True)
+    return {"weight": torch.cat(values), "scale": torch.cat(scales)}
+
+
+def _plan(moment: Tensor) -> _Plan:
+    """With H = R Rᵀ, R upper triangular, the inverse of R is the Cholesky factor of H⁻¹."""
+    order = moment.diagonal().argsort(descending=True, stable=True)
+    ordered = moment[order][:, order]
+    mean = ordered.diagonal().mean()
+    step = torch.where(mean > 0, mean, 1.0)  # nothing seen at all: each weight for itself
+    for damping in _DAMPINGS:
+        damped = ordered + torch.eye(order.numel()) * (damping * step)
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        if not failed:
+            break
+    else:
+        raise ValueError("the moment of the inputs is no positive semidefinite matrix")
+    upper = lower.flip(0, 1)
+    carry = torch.linalg.solve_triangular(upper, torch.eye(order.numel()), upper=True)
+    return _Plan(order, carry)
+
+
+def _round_rows(weight: Tensor, plan: _Plan, group: int) -> tuple[Tensor, Tensor]:
+    """Nibbles (n, K'/2) and scales (n, K'/group) of rows (n, K')."""
+    scale = int4_scale(weight.view(weight.size(0), -1, group)).squeeze(-1)  # (n, K'/group)
+    of_inputs = scale.float().t()[plan.order // group]  # (K', n)
+    rest = weight.t()[plan.order]  # (K', n): what is still to be rounded, errors made up for
+    values = torch.empty(rest.shape, dtype=torch.uint8)
+    for start in range(0, rest.size(0), _BLOCK):
+        stop = min(start + _BLOCK, rest.size(0))
+        errors = torch.empty_like(rest[start:stop])
+        for row in range(start, stop):
+            nibbles = (rest[row] / of_inputs[row]).round_().clamp_(-INT4_ZERO, INT4_ZERO - 1)
+            values[row] = nibbles.add(INT4_ZERO)
+            error = (rest[row] - nibbles * of_inputs[row]) / plan.carry[row, row]
+            rest[row + 1 : stop].addr_(plan.carry[row, row + 1 : stop], error, alpha=-1)
+            errors[row - start] = error
+        rest[stop:].addmm_(plan.carry[start:stop, stop:].t(), errors, alpha=-1)
+    back = torch.empty_like(plan.order)
+    back[plan.order] = torch.arange(back.numel())
+    return pack_nibbles(values[back].t().contiguous()), scale
