@@ -17,6 +17,7 @@ from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
     from models.settings import Settings
+    from worker.llm.ipex.recipe import IpexRecipe
     from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
     from worker.llm.remote_registry import RemoteRegistry
@@ -96,6 +97,13 @@ def layers_asked(
     return LayerWeights(weights, parse_exceptions(exceptions or ()), int4_group or INT4_GROUPS[0])
 
 
+def ipex_options_asked(weights: Weights, options: Sequence[str] | None) -> IpexRecipe | None:
+    """What the flags say of IPEX's options, None when they say nothing; raises InputError."""
+    from worker.llm.ipex.recipe import parse_options
+
+    return parse_options(weights, options) if options else None
+
+
 def add_to_registry(
     registry: Registry,
     source: str,
@@ -103,6 +111,7 @@ def add_to_registry(
     name: str | None,
     weights: Weights,
     layers: LayerWeights | None = None,
+    ipex: IpexRecipe | None = None,
     revision: str | None = None,
 ) -> RegistryEntry:
     """Quantize a model into the registry, showing how far it is; a no-op when it is there."""
@@ -115,6 +124,7 @@ def add_to_registry(
             name=name,
             weights=weights,
             layers=layers,
+            ipex=ipex,
             revision=revision,
             token=os.environ.get("HF_TOKEN"),
             progress=progress.update,

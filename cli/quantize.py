@@ -10,7 +10,7 @@ import typer
 from cli import options
 from cli.context import load, open_registry
 from cli.display import emit_json
-from cli.model_choice import add_to_registry, layers_asked
+from cli.model_choice import add_to_registry, ipex_options_asked, layers_asked
 from cli.models import For, RegisteredName, as_dict, report
 from models.errors import NotFoundError
 from models.model_key import Weights
@@ -18,6 +18,7 @@ from models.model_key import Weights
 if TYPE_CHECKING:
     from cli.evaluation import EvaluationPlan
     from models.settings import Settings
+    from worker.llm.ipex.recipe import IpexRecipe
     from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
 
@@ -32,6 +33,7 @@ def quantize(
     backend: For = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    ipex_options: options.IpexOptions = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Requests that measure speed and memory.")
     ] = None,
@@ -53,7 +55,8 @@ def quantize(
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
     layers = layers_asked(weights, exceptions, int4_group)
-    entry = _requantized(open_registry(settings), name, weights, layers)
+    ipex = ipex_options_asked(weights, ipex_options)
+    entry = _requantized(open_registry(settings), name, weights, layers, ipex)
     if plan is None:
         report(entry, as_json=as_json)
         return
@@ -68,7 +71,11 @@ def quantize(
 
 
 def _requantized(
-    registry: Registry, name: str, weights: Weights, layers: LayerWeights | None
+    registry: Registry,
+    name: str,
+    weights: Weights,
+    layers: LayerWeights | None,
+    ipex: IpexRecipe | None,
 ) -> RegistryEntry:
     known = next((entry for entry in registry.entries() if entry.key.name == name), None)
     if known is None:
@@ -82,6 +89,7 @@ def _requantized(
         name=name,
         weights=weights,
         layers=layers,
+        ipex=ipex,
         revision=known.commit,
     )
 
