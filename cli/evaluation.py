@@ -18,7 +18,6 @@ from cli.candidates import Candidate, ensure_candidate
 from cli.display import say
 from cli.run_steps import RunPlan, execute
 from cli.submission import InputOptions, open_lines
-from models.backend_name import BackendName
 from models.errors import InputError
 from models.model_key import ModelKey
 
@@ -112,7 +111,7 @@ def _measure(
     """`folder` takes answers and a database."""
     found = {candidate: _Found() for candidate in plan.candidates}
     if plan.text is not None or plan.expected:
-        for candidate in filter(_is_scored, plan.candidates):
+        for candidate in plan.candidates:
             say(f"scoring: {candidate}")
             found[candidate].scores = _score(settings, plan, keys[candidate], candidate)
     if plan.prompts is not None:
@@ -152,11 +151,6 @@ def _run(
     found.runs.append(execute(mine, run))
     if plan.expected:
         found.exact_percent = exact_percent(output, plan.expected)
-
-
-def _is_scored(candidate: Candidate) -> bool:
-    """IPEX's programs give the logits of the newest token alone."""
-    return candidate.backend is not BackendName.IPEX
 
 
 def exact_percent(output: Path, expected: Mapping[str, str]) -> float:

@@ -12,6 +12,7 @@ from cli.context import load, open_registry
 from cli.display import emit_json
 from cli.model_choice import add_to_registry, ipex_options_asked, layers_asked
 from cli.models import For, RegisteredName, as_dict, report
+from models.backend_name import BackendName
 from models.errors import NotFoundError
 from models.model_key import Weights
 
@@ -48,7 +49,8 @@ def quantize(
     """Make another kind of weights of a registered model, from the same source.
 
     With --prompts, --text or both it is then measured beside the full model: bf16, or fp32 where
-    bf16 itself was made. `nightshift evaluate` compares more.
+    bf16 itself was made, of the same backend, and of the native one where that has none.
+    `nightshift evaluate` compares more.
     """
     settings = load(context, backend=backend)
     plan = None
@@ -105,7 +107,8 @@ def _beside_the_full_model(
     from cli.evaluation import read_plan
 
     full = Weights.FP32 if weights is Weights.BF16 else Weights.BF16
-    reference = Candidate(full, settings.backend)
+    has_full = settings.backend is not BackendName.IPEX
+    reference = Candidate(full, settings.backend if has_full else BackendName.NATIVE)
     made = Candidate(weights, settings.backend)
     return read_plan(
         [reference, made],
