@@ -80,10 +80,12 @@ def is_folder(registry: Registry, name_or_path: str) -> bool:
     return False
 
 
-def add_folder(registry: Registry, path: str, weights: Weights) -> ModelKey:
+def add_folder(
+    registry: Registry, path: str, weights: Weights, ipex: IpexRecipe | None = None
+) -> ModelKey:
     """Register a local model's folder under the folder's name."""
     folder = Path(path).resolve()
-    return add_to_registry(registry, str(folder), name=folder.name, weights=weights).key
+    return add_to_registry(registry, str(folder), name=folder.name, weights=weights, ipex=ipex).key
 
 
 def layers_asked(
