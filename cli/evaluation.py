@@ -7,7 +7,7 @@ does falls on all of them.
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 import statistics
 import tempfile
@@ -102,7 +102,7 @@ def evaluate(settings: Settings, model: str, plan: EvaluationPlan) -> list[Evalu
     What is missing is quantized into the registry. Raises what quantizing, running and scoring
     raise, InputError when there is nothing to score.
     """
-    spare = settings.home / f"evaluate-{os.getpid()}"  # artifacts are large: where others are
+    spare = settings.home / f"evaluate-{secrets.token_hex(4)}"  # large, so where artifacts are
     try:
         prepared = {
             each: ensure_candidate(settings, model, each, spare) for each in plan.candidates
