@@ -22,7 +22,11 @@ def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="NAME", help="Registered name, or a folder.")],
     candidates: Annotated[
-        str, typer.Option(metavar="LIST", help="WEIGHTS or WEIGHTS@BACKEND, with commas between.")
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="WEIGHTS, WEIGHTS@BACKEND, WEIGHTS@ipex:LOWP; commas between.",
+        ),
     ] = ALL_WEIGHTS,
     reference: Annotated[
         str | None, typer.Option(metavar="ONE", help="Agreement is with it; default: the first.")
@@ -55,7 +59,8 @@ def evaluate(
 
     Perplexity and agreement (how often the likeliest next token is that of the reference) are
     measured on --text, else on the expected answers after their prompts. What a candidate needs
-    is quantized into the registry and stays there; answers and batches of the trials do not.
+    is quantized into the registry and stays there; answers and batches of the trials do not, nor
+    weights that ipex:int8 needs apart.
     """
     from cli.candidates import Candidate, parse_candidates
     from cli.evaluation import evaluate as measure

@@ -7,6 +7,8 @@ does falls on all of them.
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.candidates import Candidate, ensure_candidate
+from cli.candidates import Candidate, Prepared, ensure_candidate
 from cli.display import say
 from cli.run_steps import RunPlan, execute
 from cli.submission import InputOptions, open_lines
-from models.backend_name import BackendName
 from models.errors import InputError
 from models.model_key import ModelKey
 
@@ -101,62 +102,56 @@ def evaluate(settings: Settings, model: str, plan: EvaluationPlan) -> list[Evalu
     What is missing is quantized into the registry. Raises what quantizing, running and scoring
     raise, InputError when there is nothing to score.
     """
-    keys = {each: ensure_candidate(settings, model, each) for each in plan.candidates}
-    with tempfile.TemporaryDirectory(prefix="nightshift-evaluate-") as folder:
-        return _measure(settings, plan, keys, Path(folder))
+    spare = settings.home / f"evaluate-{secrets.token_hex(4)}"  # large, so where artifacts are
+    try:
+        prepared = {
+            each: ensure_candidate(settings, model, each, spare) for each in plan.candidates
+        }
+        with tempfile.TemporaryDirectory(prefix="nightshift-evaluate-") as folder:
+            return _measure(plan, prepared, Path(folder))
+    finally:
+        shutil.rmtree(spare, ignore_errors=True)
 
 
 def _measure(
-    settings: Settings, plan: EvaluationPlan, keys: Mapping[Candidate, ModelKey], folder: Path
+    plan: EvaluationPlan, prepared: Mapping[Candidate, Prepared], folder: Path
 ) -> list[Evaluation]:
     """`folder` takes answers and a database."""
     found = {candidate: _Found() for candidate in plan.candidates}
     if plan.text is not None or plan.expected:
-        for candidate in filter(_is_scored, plan.candidates):
+        for candidate in plan.candidates:
             say(f"scoring: {candidate}")
-            found[candidate].scores = _score(settings, plan, keys[candidate], candidate)
+            found[candidate].scores = _score(plan, prepared[candidate])
     if plan.prompts is not None:
         for trial in range(plan.trials):
             for candidate in plan.candidates:
                 say(f"trial {trial + 1} of {plan.trials}: {candidate}")
-                _run(settings, plan, keys[candidate], candidate, found[candidate], folder)
+                output = folder / f"{candidate}.jsonl"
+                _run(plan, prepared[candidate], found[candidate], output)
     reference = found[plan.reference].scores
-    return [
-        _summed_up(settings, keys[each], each, found[each], reference) for each in plan.candidates
-    ]
+    return [_summed_up(each, prepared[each], found[each], reference) for each in plan.candidates]
 
 
-def _run(
-    settings: Settings,
-    plan: EvaluationPlan,
-    key: ModelKey,
-    candidate: Candidate,
-    found: _Found,
-    folder: Path,
-) -> None:
+def _run(plan: EvaluationPlan, prepared: Prepared, found: _Found, output: Path) -> None:
+    """A database for it and others is beside `output`."""
     if plan.prompts is None:
         raise ValueError("there are no prompts")
-    output = folder / f"{candidate.weights}-{candidate.backend}.jsonl"
     run = RunPlan(
         input=plan.prompts,
         output=output,
         errors=output.with_suffix(".errors.jsonl"),
-        model=key.name,
-        weights=key.weights,
+        model=prepared.key.name,
+        weights=prepared.key.weights,
         fresh=True,
         quiet=True,
     )
-    mine = candidate.settings(settings).model_copy(
-        update={"database_url": f"sqlite:///{folder / 'evaluation.db'}", "broker_url": None}
+    database = output.with_name("evaluation.db")
+    mine = prepared.settings.model_copy(
+        update={"database_url": f"sqlite:///{database}", "broker_url": None}
     )
     found.runs.append(execute(mine, run))
     if plan.expected:
         found.exact_percent = exact_percent(output, plan.expected)
-
-
-def _is_scored(candidate: Candidate) -> bool:
-    """IPEX's programs give the logits of the newest token alone."""
-    return candidate.backend is not BackendName.IPEX
 
 
 def exact_percent(output: Path, expected: Mapping[str, str]) -> float:
@@ -166,19 +161,16 @@ def exact_percent(output: Path, expected: Mapping[str, str]) -> float:
     return _PERCENT * count_exact(read_objects(output), expected) / len(expected)
 
 
-def _score(
-    settings: Settings, plan: EvaluationPlan, key: ModelKey, candidate: Candidate
-) -> ScoringResult:
+def _score(plan: EvaluationPlan, prepared: Prepared) -> ScoringResult:
     from worker.backends.scoring_messages import ScoringJob
     from worker.backends.scoring_process import run_scoring
     from worker.spawning import engine_config
 
-    mine = candidate.settings(settings)
-    job = ScoringJob(config=engine_config(mine, key), texts=_texts(mine, plan, key))
-    return run_scoring(job)
+    config = engine_config(prepared.settings, prepared.key)
+    return run_scoring(ScoringJob(config=config, texts=_texts(plan, prepared)))
 
 
-def _texts(settings: Settings, plan: EvaluationPlan, key: ModelKey) -> tuple[ScoredText, ...]:
+def _texts(plan: EvaluationPlan, prepared: Prepared) -> tuple[ScoredText, ...]:
     """The text alone where one was given, else the expected answers after their prompts."""
     from models.wire.lines import AcceptedLine
     from worker.backends.scoring_messages import ScoredText
@@ -187,7 +179,7 @@ def _texts(settings: Settings, plan: EvaluationPlan, key: ModelKey) -> tuple[Sco
         return (ScoredText(text=plan.text),)
     if plan.prompts is None:
         raise InputError("expected answers need their prompts: give --prompts FILE")
-    _, lines = open_lines(settings, plan.prompts, key)
+    _, lines = open_lines(prepared.settings, plan.prompts, prepared.key)
     accepted = [line for line in lines if isinstance(line, AcceptedLine)]
     if not accepted:
         raise InputError(
@@ -208,20 +200,16 @@ def _read_text(path: Path) -> str:
 
 
 def _summed_up(
-    settings: Settings,
-    key: ModelKey,
-    candidate: Candidate,
-    found: _Found,
-    reference: ScoringResult | None,
+    candidate: Candidate, prepared: Prepared, found: _Found, reference: ScoringResult | None
 ) -> Evaluation:
     from cli.context import open_registry
 
-    entry = open_registry(candidate.settings(settings)).entry(key)
+    entry = open_registry(prepared.settings).entry(prepared.key)
     scores, runs = found.scores, found.runs
     agreement = None if scores is None or reference is None else scores.agreement(reference)
     return Evaluation(
         candidate=candidate,
-        key=key,
+        key=prepared.key,
         artifact_bytes=entry.bytes,
         load_s=statistics.median(run.seconds_load for run in runs) if runs else None,
         peak_rss_bytes=max(run.peak_rss_bytes for run in runs) if runs else None,

@@ -47,6 +47,7 @@ def _as_dict(evaluation: Evaluation) -> dict[str, object]:
     return {
         "weights": str(evaluation.candidate.weights),
         "backend": str(evaluation.candidate.backend),
+        "ipex_lowp": evaluation.candidate.lowp,
         "artifact_bytes": evaluation.artifact_bytes,
         "load_s": evaluation.load_s,
         "peak_rss_bytes": evaluation.peak_rss_bytes,

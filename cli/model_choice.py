@@ -17,6 +17,7 @@ from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
     from models.settings import Settings
+    from worker.llm.ipex.recipe import IpexRecipe
     from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
     from worker.llm.remote_registry import RemoteRegistry
@@ -79,20 +80,26 @@ def is_folder(registry: Registry, name_or_path: str) -> bool:
     return False
 
 
-def add_folder(registry: Registry, path: str, weights: Weights) -> ModelKey:
+def add_folder(
+    registry: Registry, path: str, weights: Weights, ipex: IpexRecipe | None = None
+) -> ModelKey:
     """Register a local model's folder under the folder's name."""
     folder = Path(path).resolve()
-    return add_to_registry(registry, str(folder), name=folder.name, weights=weights).key
+    return add_to_registry(registry, str(folder), name=folder.name, weights=weights, ipex=ipex).key
 
 
 def requantize(
-    settings: Settings, key: ModelKey, layers: LayerWeights | None = None
+    registry: Registry,
+    settings: Settings,
+    key: ModelKey,
+    layers: LayerWeights | None = None,
+    ipex: IpexRecipe | None = None,
 ) -> RegistryEntry:
     """Make more weights of a registered model, from where its artifacts of any backend came.
 
-    Raises NotFoundError, and the ModelError of a model that they cannot be made of.
+    They go to `registry`, which may be another than that of `settings`. Raises NotFoundError, and
+    the ModelError of a model that they cannot be made of.
     """
-    registry = open_registry(settings)
     entries = (*registry.entries(), *all_entries(settings))
     known = next((entry for entry in entries if entry.key.name == key.name), None)
     if known is None:
@@ -106,6 +113,7 @@ def requantize(
         name=key.name,
         weights=key.weights,
         layers=layers,
+        ipex=ipex,
         revision=known.commit,
     )
 
@@ -121,6 +129,13 @@ def layers_asked(
     return LayerWeights(weights, parse_exceptions(exceptions or ()), int4_group or INT4_GROUPS[0])
 
 
+def ipex_options_asked(weights: Weights, options: Sequence[str] | None) -> IpexRecipe | None:
+    """What the flags say of IPEX's options, None when they say nothing; raises InputError."""
+    from worker.llm.ipex.recipe import parse_options
+
+    return parse_options(weights, options) if options else None
+
+
 def add_to_registry(
     registry: Registry,
     source: str,
@@ -128,6 +143,7 @@ def add_to_registry(
     name: str | None,
     weights: Weights,
     layers: LayerWeights | None = None,
+    ipex: IpexRecipe | None = None,
     revision: str | None = None,
 ) -> RegistryEntry:
     """Quantize a model into the registry, showing how far it is; a no-op when it is there."""
@@ -140,6 +156,7 @@ def add_to_registry(
             name=name,
             weights=weights,
             layers=layers,
+            ipex=ipex,
             revision=revision,
             token=os.environ.get("HF_TOKEN"),
             progress=progress.update,

@@ -9,7 +9,13 @@ import typer
 from cli import options
 from cli.context import all_entries, load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
-from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, layers_asked, split_name
+from cli.model_choice import (
+    DEFAULT_WEIGHTS,
+    add_to_registry,
+    ipex_options_asked,
+    layers_asked,
+    split_name,
+)
 from models.backend_name import BackendName
 from models.model_key import Weights
 
@@ -39,6 +45,7 @@ def add(
     ] = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    ipex_options: options.IpexOptions = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Quantize a model into the registry; nothing is done again when it is there.
@@ -46,9 +53,14 @@ def add(
     A gated model of the Hub needs HF_TOKEN in the environment and its licence accepted.
     """
     registry = open_registry(load(context, backend=backend))
-    layers = layers_asked(weights, exceptions, int4_group)
     entry = add_to_registry(
-        registry, source, name=name, weights=weights, layers=layers, revision=revision
+        registry,
+        source,
+        name=name,
+        weights=weights,
+        layers=layers_asked(weights, exceptions, int4_group),
+        ipex=ipex_options_asked(weights, ipex_options),
+        revision=revision,
     )
     report(entry, as_json=as_json)
 

@@ -39,6 +39,15 @@ Int4Group = Annotated[
     int | None,
     typer.Option("--int4-group", metavar="N", help="Inputs that share a scale: 128, 64 or 32."),
 ]
+IpexOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ipex-option",
+        metavar="KEY=VALUE",
+        help="For --backend ipex: lowp, group_size, act_quant or activations, such as lowp=int8; "
+        "may be repeated.",
+    ),
+]
 
 SystemText = Annotated[
     str | None,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.context import load
+from cli.context import load, open_registry
 from cli.display import emit_json
-from cli.model_choice import layers_asked, requantize
+from cli.model_choice import ipex_options_asked, layers_asked, requantize
 from cli.models import For, RegisteredName, as_dict, report
 from cli.submission import GREEDY
+from models.backend_name import BackendName
 from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def quantize(
     backend: For = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    ipex_options: options.IpexOptions = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Requests that measure speed and memory.")
     ] = None,
@@ -43,14 +45,16 @@ def quantize(
     """Make another kind of weights of a registered model, from the same source.
 
     With --prompts, --text or both it is then measured beside the full model: bf16, or fp32 where
-    bf16 itself was made. `nightshift evaluate` compares more.
+    bf16 itself was made, of the same backend, and of the native one where that has none.
+    `nightshift evaluate` compares more.
     """
     settings = load(context, backend=backend)
     plan = None
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
     layers = layers_asked(weights, exceptions, int4_group)
-    entry = requantize(settings, ModelKey(name, weights), layers)
+    ipex = ipex_options_asked(weights, ipex_options)
+    entry = requantize(open_registry(settings), settings, ModelKey(name, weights), layers, ipex)
     if plan is None:
         report(entry, as_json=as_json)
         return
@@ -75,7 +79,8 @@ def _beside_the_full_model(
     from cli.evaluation import read_plan
 
     full = Weights.FP32 if weights is Weights.BF16 else Weights.BF16
-    reference = Candidate(full, settings.backend)
+    has_full = settings.backend is not BackendName.IPEX
+    reference = Candidate(full, settings.backend if has_full else BackendName.NATIVE)
     made = Candidate(weights, settings.backend)
     return read_plan(
         [reference, made],

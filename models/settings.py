@@ -25,6 +25,7 @@ from pydantic import (
 
 from models.backend_name import BackendName
 from models.errors import SettingsError
+from models.lowp import Lowp
 from models.spelling import closest
 
 ENV_PREFIX = "NIGHTSHIFT_"
@@ -140,6 +141,11 @@ class Settings(BaseModel):
         default=BackendName.NATIVE,
         description="What computes the model: `native`, `transformers` for architectures that "
         "the native backend has not, or `ipex` in its own environment.",
+    )
+    ipex_lowp: Lowp | None = Field(
+        default=None,
+        description="Lowest precision of a product of the `ipex` backend; unset: what the artifact "
+        "was made for.",
     )
     registry_url: str | None = Field(
         default=None,

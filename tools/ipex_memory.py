@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.lowp import Lowp
 from models.model_key import Weights
 from worker.backends.machine import peak_rss_bytes
-from worker.llm.ipex.recipe import IpexRecipe, Lowp
+from worker.llm.ipex.recipe import IpexRecipe
 
 _WAYS = ("whole", "store", "load")
 

@@ -103,10 +103,12 @@ def pages() -> dict[Path, str]:
 def _properties(model: type[BaseModel]) -> list[tuple[str, Schema]]:
     schema = model.model_json_schema(by_alias=False)
     definitions = schema.get("$defs", {})
-    return [
-        (name, definitions.get(field.get("$ref", "").rpartition("/")[2], {}) | field)
-        for name, field in schema["properties"].items()
-    ]
+    found = []
+    for name, field in schema["properties"].items():
+        kinds = [part for part in field.get("anyOf", [field]) if part.get("type") != "null"]
+        kind = definitions.get(kinds[0].get("$ref", "").rpartition("/")[2], {}) | kinds[0]
+        found.append((name, kind | field))
+    return found
 
 
 def _default(schema: Schema) -> str:
@@ -121,15 +123,14 @@ def _default(schema: Schema) -> str:
 
 
 def _values(schema: Schema) -> str:
-    given = next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), schema)
-    if "enum" in given:
-        return ", ".join(f"`{value}`" for value in given["enum"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
     bounds = [
-        text.format(_short(given[name]))
+        text.format(_short(schema[name]))
         for name, text in _BOUNDS.items()
-        if name in given and given[name] != _NO_BOUND
+        if name in schema and schema[name] != _NO_BOUND
     ]
-    return " ".join([_KINDS[given["type"]], ", ".join(bounds)]).strip()
+    return " ".join([_KINDS[schema["type"]], ", ".join(bounds)]).strip()
 
 
 def _short(bound: float) -> str:

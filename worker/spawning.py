@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from models.errors import NotFoundError
+from models.backend_name import BackendName
+from models.errors import NotFoundError, SettingsError
 from models.model_key import ModelKey
 from models.settings import Settings
 from worker.backends.process import EngineProcess, EngineProcessConfig
@@ -28,9 +29,18 @@ def engine_spawner(settings: Settings, model: ModelKey) -> SpawnEngine:
 
 
 def engine_config(settings: Settings, model: ModelKey) -> EngineProcessConfig:
-    """What an engine of this model is started with; raises as `engine_spawner`."""
+    """What an engine of this model is started with; raises as `engine_spawner`.
+
+    SettingsError for IPEX's precision where another backend computes.
+    """
+    if settings.ipex_lowp is not None and settings.backend is not BackendName.IPEX:
+        raise SettingsError(
+            f"NIGHTSHIFT_IPEX_LOWP does nothing for the {settings.backend} backend: leave it out, "
+            "or use --backend ipex"
+        )
     return EngineProcessConfig(
         backend=settings.backend,
+        ipex_lowp=settings.ipex_lowp,
         artifact=_find_or_pull(settings, model),
         threads=settings.threads,
         max_sequences=settings.max_sequences,

@@ -9,10 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from models.lowp import Lowp
 from models.model_key import Weights
 from worker.llm.artifact import Source
 from worker.llm.ipex.artifact import write_ipex_artifact
-from worker.llm.ipex.recipe import IpexRecipe, Lowp
+from worker.llm.ipex.recipe import IpexRecipe
 
 
 def main() -> None:

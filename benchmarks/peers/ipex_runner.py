@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.job import Job, measure, read_job
 from benchmarks.peers.transformers_runner import Transformers
+from models.lowp import Lowp
 from worker.llm.artifact import open_artifact
 from worker.llm.ipex.artifact import load_ipex_model
-from worker.llm.ipex.recipe import Lowp
 
 
 class Ipex(Transformers):

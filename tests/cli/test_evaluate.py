@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from cli.candidates import parse_candidates
+from models.backend_name import BackendName
+from models.lowp import Lowp
+from models.settings import load_settings
 from tests.cli.console import Console, assert_one_sentence
 from tests.cli.demo import EXPECTED, MODEL, PROMPTS, read_lines, write_lines
 
@@ -114,6 +118,8 @@ def test_requests_for_another_model_measure_nothing(
         ((), "nothing to measure"),
         (("--text", "missing.txt"), "missing.txt"),
         (("--prompts", PROMPTS, "--candidates", "int3"), "int3"),
+        (("--prompts", PROMPTS, "--candidates", "int8@transformers:bf16"), "after @ipex also"),
+        (("--prompts", PROMPTS, "--candidates", "int8@ipex:fp8"), ":none|fp16|bf16|int8"),
         (("--prompts", PROMPTS, "--candidates", "int8,int8"), "twice"),
         (("--prompts", PROMPTS, "--candidates", "int8", "--reference", "bf16"), "bf16"),
         (("--prompts", PROMPTS, "--plot", "plot.txt"), ".svg"),
@@ -126,6 +132,20 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(
     ended = evaluator.call("evaluate", MODEL, *flags)
     assert ended.returncode == 2
     assert_one_sentence(ended, reason)
+
+
+def test_a_candidate_decides_the_backend_and_its_precision() -> None:
+    texts = ["int4", "int8@transformers", "int8@ipex", "int8@ipex:fp16"]
+    candidates = parse_candidates(",".join(texts))
+    assert [str(each) for each in candidates] == texts
+    settings = load_settings({"NIGHTSHIFT_BACKEND": "ipex", "NIGHTSHIFT_IPEX_LOWP": "none"})
+    mine = [each.settings(settings) for each in candidates]
+    assert [(each.backend, each.ipex_lowp) for each in mine] == [
+        (BackendName.NATIVE, None),
+        (BackendName.TRANSFORMERS, None),
+        (BackendName.IPEX, Lowp.NONE),
+        (BackendName.IPEX, Lowp.FP16),
+    ]
 
 
 def test_an_unknown_model_says_how_to_add_it(evaluator: Console, prompts: Path) -> None:

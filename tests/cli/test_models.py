@@ -55,6 +55,14 @@ def test_a_model_of_one_backend_is_quantized_for_another(console: Console) -> No
     assert (made["backend"], made["source"]) == ("transformers", str(MODEL))
 
 
+def test_options_of_ipex_are_refused_elsewhere_and_by_name(console: Console) -> None:
+    for options, reason in (("lowp=int8", "--backend ipex"), ("lowp=fp8", "none or fp16 or bf16")):
+        ended = console.call("model", "add", MODEL, "--ipex-option", options)
+        assert ended.returncode == 2
+        assert_one_sentence(ended, "--ipex-option", reason)
+    assert json.loads(console.succeed("model", "list", "--json")) == []
+
+
 def test_quantizing_an_unknown_model_says_how_to_add_it(console: Console) -> None:
     ended = console.call("model", "quantize", "nope", "--weights", "int8")
     assert ended.returncode == 3

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from models.backend_name import BackendName
 from models.settings import load_settings
 from tests.docker.compose import COMPOSE_FILE, ROOT, MissingVariable, load_services
 
 DOCKERFILE = ROOT / "Dockerfile"
 VARIABLES = {"POSTGRES_PASSWORD": "secret"}
 COMPOSE_SCHEMA = ("--builtin-schema", "vendor.compose-spec")
-OWN_SERVICES = ("api", "migrate", "worker")
+WORKERS = ("worker", "worker-ipex")
+OWN_SERVICES = ("api", "migrate", *WORKERS)
 
 
 def complaints(tool: str, *arguments: str) -> str:
@@ -82,10 +84,11 @@ def test_whatever_keeps_running_has_a_health_check_and_comes_back() -> None:
             assert service["restart"] == "unless-stopped", name
 
 
-def test_a_worker_waits_for_its_servers_and_for_the_schema() -> None:
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_worker_waits_for_its_servers_and_for_the_schema(worker: str) -> None:
     waits = {
         name: how["condition"]
-        for name, how in load_services(VARIABLES)["worker"]["depends_on"].items()
+        for name, how in load_services(VARIABLES)[worker]["depends_on"].items()
     }
     assert waits == {
         "redis": "service_healthy",
@@ -94,14 +97,27 @@ def test_a_worker_waits_for_its_servers_and_for_the_schema() -> None:
     }
 
 
-def test_a_worker_can_be_scaled_and_has_time_to_drain() -> None:
-    worker = load_services(VARIABLES)["worker"]
-    assert "container_name" not in worker  # a fixed name allows one container only
-    assert float(worker["stop_grace_period"].removesuffix("s")) > load_settings({}).drain_timeout_s
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_worker_can_be_scaled_and_has_time_to_drain(worker: str) -> None:
+    service = load_services(VARIABLES)[worker]
+    assert "container_name" not in service  # a fixed name allows one container only
+    assert float(service["stop_grace_period"].removesuffix("s")) > load_settings({}).drain_timeout_s
+
+
+def test_a_worker_of_ipex_is_another_image_for_those_who_ask() -> None:
+    services = load_services(VARIABLES)
+    assert {name: each["profiles"] for name, each in services.items() if "profiles" in each} == {
+        "worker-ipex": ["ipex"]
+    }
+    usual, ipex = services["worker"], services["worker-ipex"]
+    assert {key for key in usual if usual[key] != ipex[key]} == {"image", "build", "environment"}
+    assert ipex["build"]["target"] == "worker-ipex"
+    assert ipex["environment"] == usual["environment"] | {"NIGHTSHIFT_BACKEND": "ipex"}
+    assert load_settings(ipex["environment"]).backend is BackendName.IPEX
 
 
 def test_every_target_that_compose_builds_exists() -> None:
-    targets = set(re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE.read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^FROM \S+ AS ([\w-]+)$", DOCKERFILE.read_text(), flags=re.MULTILINE))
     for name in OWN_SERVICES:
         assert load_services(VARIABLES)[name]["build"]["target"] in targets
 

@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from models.errors import UnsupportedModel
+from models.lowp import Lowp
 from models.model_key import Weights
 from tests.ipex.conftest import SOURCE
 from tests.ipex.generating import answers_of
 from worker.llm.artifact import Artifact
 from worker.llm.ipex.artifact import load_ipex_model, write_ipex_artifact
 from worker.llm.ipex.quantize import WEIGHT_DTYPES
-from worker.llm.ipex.recipe import Activations, IpexRecipe, Lowp
+from worker.llm.ipex.recipe import Activations, IpexRecipe
 from worker.llm.loading import StoredTensors
 
 LLAMA3_ROPE = {

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from models.backend_name import BackendName
 from models.errors import ArtifactError
+from models.lowp import Lowp
 from models.model_key import Weights
 from tests.ipex.conftest import DEMO, SOURCE, Store
 from tests.ipex.generating import answers_of
+from worker.llm.add import add_model
 from worker.llm.artifact import Artifact, open_artifact
 from worker.llm.artifact_writer import write_artifact
 from worker.llm.ipex.artifact import load_ipex_model, write_ipex_artifact
-from worker.llm.ipex.recipe import IpexRecipe, Lowp, read_recipe
+from worker.llm.ipex.recipe import IpexRecipe, parse_options, read_recipe
+from worker.llm.registry import Registry
 from worker.llm.tokenizer import Tokenizer
 
 
@@ -71,6 +75,21 @@ def test_another_precision_needs_no_other_artifact(
     assert loaded.recipe == exact
     expected = answers_of(load_ipex_model(stored_for_none).model, prompts)
     assert answers_of(loaded.model, prompts) == expected
+
+
+def test_an_artifact_is_made_again_only_for_other_options(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry", BackendName.IPEX)
+
+    def made(options: list[str] | None) -> tuple[str, IpexRecipe]:
+        ipex = None if options is None else parse_options(Weights.INT8, options)
+        entry = add_model(registry, str(DEMO), name="x", weights=Weights.INT8, ipex=ipex)
+        manifest = open_artifact(entry.folder, verify=False).manifest
+        return manifest.created + entry.digest, read_recipe(manifest.recipe)
+
+    grouped = made(["group_size=64", "lowp=int8"])
+    assert grouped[1] == IpexRecipe(group_size=64, lowp=Lowp.INT8)
+    assert made(None) == made(["lowp=int8", "group_size=64"]) == grouped
+    assert made(["lowp=int8"])[1] == IpexRecipe(lowp=Lowp.INT8)
 
 
 @pytest.mark.parametrize("name", ["lm_head.scales", "model.norm.weight"])

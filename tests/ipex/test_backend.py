@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from models.backend_name import BackendName
+from models.errors import InputError
 from models.generation import ChatMessage, ChatPrompt, Generation
+from models.lowp import Lowp
 from models.model_key import Weights
 from models.params import DecodingParams
 from tests.ipex.conftest import DEMO
@@ -64,6 +66,22 @@ def test_an_engine_process_answers_with_all_decoding_parameters(
     assert len(found["7"].choices) == 2
     assert found["8"].choices[0].text == ""
     assert found["8"].choices[0].finish_reason == "stop"
+
+
+def test_the_precision_is_chosen_when_an_engine_starts(tmp_path: Path) -> None:
+    source = Source(repository="demo", digest="0" * 64)
+    folder = tmp_path / "artifact"
+    write_artifact(DEMO, folder, Weights.INT8, source=source, backend=BackendName.IPEX)
+    config = EngineProcessConfig(artifact=folder, backend=BackendName.IPEX, threads=1)
+    with EngineProcess(config.model_copy(update={"ipex_lowp": Lowp.FP16})) as engine:
+        assert engine.wait_ready(300).kernels == "IPEX, fp16 products"
+        found = answers(engine, [add(0, QUESTIONS[0])])
+    assert found["0"].choices[0].text.strip() in RIGHT
+    with (
+        EngineProcess(config.model_copy(update={"ipex_lowp": Lowp.INT8})) as engine,
+        pytest.raises(InputError, match="--ipex-option lowp=int8"),
+    ):
+        engine.wait_ready(300)
 
 
 def test_one_option_makes_a_run_of_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from models.lowp import Lowp
 from models.model_key import Weights
 from tests.ipex.conftest import DEMO, Store
 from tests.ipex.generating import Answers, answers_of
@@ -17,7 +18,7 @@ from worker.llm.config import read_model_config
 from worker.llm.ipex.artifact import load_ipex_model
 from worker.llm.ipex.model import build_model, optimized
 from worker.llm.ipex.quantize import quantized_tensors
-from worker.llm.ipex.recipe import Activations, IpexRecipe, Lowp
+from worker.llm.ipex.recipe import Activations, IpexRecipe
 from worker.llm.tokenizer import Tokenizer
 
 RECIPES = [

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import UnsupportedModel
+from models.lowp import Lowp
 from tests.ipex.generating import answers_of
 from tests.ipex.test_architectures import PROMPTS, random_model
 from worker.llm.ipex.low_precision import load_low_precision, read_method
-from worker.llm.ipex.recipe import Activations, IpexRecipe, Lowp
+from worker.llm.ipex.recipe import Activations, IpexRecipe
 
 GROUP = 32
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from models.errors import EngineCrashed
+from models.errors import EngineCrashed, SettingsError
+from models.model_key import ModelKey, Weights
+from models.settings import load_settings
 from tests.jobs.scripted_engine import Script
-from worker.spawning import started_early
+from worker.spawning import engine_config, started_early
 
 
 def test_the_first_to_ask_gets_the_engine_that_loads_already(script: Script) -> None:
@@ -24,3 +26,9 @@ def test_an_engine_that_nobody_took_is_ended(script: Script) -> None:
         raise OSError("no input")
     with pytest.raises(EngineCrashed):
         script.engines[0].wait_ready(1)
+
+
+def test_the_precision_of_ipex_is_refused_for_another_backend() -> None:
+    settings = load_settings({"NIGHTSHIFT_IPEX_LOWP": "int8"})
+    with pytest.raises(SettingsError, match="NIGHTSHIFT_IPEX_LOWP does nothing for the native"):
+        engine_config(settings, ModelKey("model", Weights.INT8))

@@ -208,11 +208,11 @@ def test_the_manifest_tells_of_the_checkpoint_and_stays_current(tmp_path: Path) 
     said = added(tmp_path, Weights.INT4).manifest.recipe
     assert said["checkpoint"] == "gptq, 4 bits, symmetric, in groups of 64"
     assert (said["rounding"], said["group"]) == ("gptq", 64)
-    assert is_recipe(said, recipe(Weights.INT4), are_layers_asked=True)
-    assert not is_recipe(said, recipe(Weights.INT8), are_layers_asked=True)
-    assert not is_recipe(said | {"version": 0}, recipe(Weights.INT4), are_layers_asked=True)
+    assert is_recipe(said, recipe(Weights.INT4), is_asked=True)
+    assert not is_recipe(said, recipe(Weights.INT8), is_asked=True)
+    assert not is_recipe(said | {"version": 0}, recipe(Weights.INT4), is_asked=True)
     assert not is_recipe(
-        recipe(Weights.INT4) | {"rounding": "nearest"}, recipe(Weights.INT4), are_layers_asked=True
+        recipe(Weights.INT4) | {"rounding": "nearest"}, recipe(Weights.INT4), is_asked=True
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from models.backend_name import BackendName
 from models.generation import Frozen
+from models.lowp import Lowp
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -28,3 +29,4 @@ class EngineProcessConfig(Frozen):
     prefix_cache: bool = True
     kernel_cache: Path | None = None  # folder of compiled kernels; None: PyTorch alone
     backend: BackendName = BackendName.NATIVE
+    ipex_lowp: Lowp | None = None  # None: what the artifact was made for

@@ -9,14 +9,19 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 
+from models.backend_name import BackendName
 from models.errors import InputError, NightshiftError
 from models.generation import Frozen
 from worker.backends.messages import Failed, to_line
 from worker.backends.paged_models import load_paged_model, open_for
+from worker.backends.process_config import EngineProcessConfig
 from worker.backends.scoring_messages import ScoredText, ScoringJob, ScoringResult
 from worker.backends.server import tie_to_parent
-from worker.llm.perplexity import Passage, score_passage
+from worker.llm.artifact import Artifact
+from worker.llm.perplexity import Passage, PassageScore, score_passage
 from worker.llm.tokenizer import Tokenizer
 
 # Of a text that stands alone: longer ones are cut, so that all models see the same beginnings.
@@ -26,14 +31,13 @@ WINDOW_TOKENS = 1024
 def score(job: ScoringJob) -> ScoringResult:
     """Load the model and score all texts; raises ModelError, and InputError for unusable texts."""
     artifact = open_for(job.config)
-    model = load_paged_model(job.config, artifact).model
+    score_one, context_tokens = _load_scorer(job.config, artifact)
     tokenizer = Tokenizer.load(artifact.folder)
-    context_tokens = model.config.max_position_embeddings
     likelihoods: list[float] = []
     likeliest: list[int] = []
     for text in job.texts:
         for passage in passages(text, tokenizer, context_tokens):
-            found = score_passage(model, passage)
+            found = score_one(passage)
             likelihoods += found.log_likelihoods
             likeliest += found.likeliest
     if not likelihoods:
@@ -43,6 +47,22 @@ def score(job: ScoringJob) -> ScoringResult:
         log_likelihood=math.fsum(likelihoods),
         likeliest=tuple(likeliest),
     )
+
+
+def _load_scorer(
+    config: EngineProcessConfig, artifact: Artifact
+) -> tuple[Callable[[Passage], PassageScore], int]:
+    """What scores a passage, and how many tokens one may have."""
+    if config.backend is BackendName.IPEX:
+        from worker.backends.static_backend import load_model
+        from worker.llm.ipex.scoring import score_ipex_passage
+
+        # Its tables grow with the context; a text is cut as for all other models.
+        bound = config.context_tokens and max(WINDOW_TOKENS, config.context_tokens)
+        loaded = load_model(config, artifact, bound)
+        return partial(score_ipex_passage, loaded), loaded.context_tokens
+    model = load_paged_model(config, artifact).model
+    return partial(score_passage, model), model.config.max_position_embeddings
 
 
 def passages(text: ScoredText, tokenizer: Tokenizer, context_tokens: int) -> list[Passage]:

@@ -14,20 +14,15 @@ from worker.llm.generating import Generator
 from worker.llm.ipex.artifact import load_ipex_model
 from worker.llm.ipex.cpu import slow_cpu_warning
 from worker.llm.ipex.environment import require_ipex
+from worker.llm.ipex.model import IpexModel
 from worker.llm.ipex.recipe import Activations
 
 log = logging.getLogger(__name__)
 
 
 def load_ipex(config: EngineProcessConfig, artifact: Artifact) -> EngineBackend:
-    """Load an artifact; raises ModelError, and SettingsError where IPEX is not installed."""
-    require_ipex()
-    warning = slow_cpu_warning()
-    if warning is not None:
-        log.warning("%s", warning)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    loaded = load_ipex_model(artifact, context_tokens=config.context_tokens)
+    """An engine over the artifact's model; raises as `load_model`."""
+    loaded = load_model(config, artifact, config.context_tokens)
     is_bfloat16 = loaded.recipe.activations is Activations.BF16
     dtype = torch.bfloat16 if is_bfloat16 else torch.float32
     limits, demand = plan_engine(config, loaded.config, dtype)
@@ -36,3 +31,20 @@ def load_ipex(config: EngineProcessConfig, artifact: Artifact) -> EngineBackend:
     )
     engine = StaticEngine(Generator(loaded.model, limits.context_tokens), limits)
     return with_text(engine, artifact, facts)
+
+
+def load_model(
+    config: EngineProcessConfig, artifact: Artifact, context_tokens: int | None
+) -> IpexModel:
+    """Load an artifact on `config.threads` threads.
+
+    Raises ModelError, SettingsError where IPEX is not installed, and InputError where the weights
+    do not serve `config.ipex_lowp`.
+    """
+    require_ipex()
+    warning = slow_cpu_warning()
+    if warning is not None:
+        log.warning("%s", warning)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return load_ipex_model(artifact, context_tokens=context_tokens, lowp=config.ipex_lowp)

@@ -88,21 +88,22 @@ def write_artifact(
     source: Source,
     backend: BackendName = BackendName.NATIVE,
     layers: LayerWeights | None = None,
+    ipex: IpexRecipe | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Convert the Hugging Face model in `source_folder` into an artifact at `destination`.
 
-    `layers` is for the native backend, and has `weights` as the usual kind. Appears there whole or
-    not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError, StorageFull when the disk
-    cannot hold it, and SettingsError without the backend's libraries.
+    `layers` is for the native backend and `ipex` for that one; both have `weights` as the usual
+    kind. Appears there whole or not at all. Raises UnsafeModel, UnsupportedModel, NotFoundError,
+    StorageFull when the disk cannot hold it, and SettingsError without the backend's libraries.
     """
     if backend is BackendName.IPEX:
         require_ipex()
         from worker.llm.ipex.artifact import write_ipex_artifact
 
-        ipex = IpexRecipe(weights=weights)
+        chosen = ipex or IpexRecipe(weights=weights)
         return write_ipex_artifact(
-            source_folder, destination, ipex, source=source, progress=progress
+            source_folder, destination, chosen, source=source, progress=progress
         )
     checkpoint = Checkpoint(source_folder)
     if backend is BackendName.NATIVE:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from worker.llm.kv_cache import KVCache
 from worker.llm.packed import Segment, pack_step
@@ -41,7 +42,7 @@ def score_passage(model: PagedModel, passage: Passage) -> PassageScore:
     ids = passage.token_ids
     num_blocks = -(-len(ids) // _BLOCK_TOKENS)
     cache = KVCache(model.config, num_blocks, _BLOCK_TOKENS, model.compute_dtype)
-    rows = max(1, min(_MOST_ROWS, _MOST_LOGITS // model.config.vocab_size))
+    rows = most_rows(model.config.vocab_size)
     likelihoods: list[float] = []
     likeliest: list[int] = []
     for start in range(0, len(ids) - 1, rows):
@@ -51,8 +52,19 @@ def score_passage(model: PagedModel, passage: Passage) -> PassageScore:
         first = min(max(0, passage.scored_from - 1 - start), stop - start)
         wanted = torch.arange(first, stop - start)
         logits = model.forward(dataclasses.replace(packed, sample_rows=wanted), cache)  # (S, V)
-        following = torch.tensor(ids[start + 1 : stop + 1])[wanted]
-        scores = logits.log_softmax(dim=1).gather(1, following.unsqueeze(1)).squeeze(1)
-        likelihoods += scores.tolist()
-        likeliest += logits.argmax(dim=1).tolist()
+        found = scores_of(logits, ids[start + 1 + first : stop + 1])
+        likelihoods += found.log_likelihoods
+        likeliest += found.likeliest
     return PassageScore(tuple(likelihoods), tuple(likeliest))
+
+
+def most_rows(vocab_size: int) -> int:
+    """Tokens of one step, so that their logits take little memory."""
+    return max(1, min(_MOST_ROWS, _MOST_LOGITS // vocab_size))
+
+
+def scores_of(logits: Tensor, following: Sequence[int]) -> PassageScore:
+    """Of logits (S, V) and the tokens that come after each row."""
+    targets = torch.tensor(following, dtype=torch.long).unsqueeze(1)
+    scores = logits.log_softmax(dim=1).gather(1, targets).squeeze(1)
+    return PassageScore(tuple(scores.tolist()), tuple(logits.argmax(dim=1).tolist()))

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from models.backend_name import BackendName
 from models.errors import InputError
 from models.model_key import Weights
-from worker.llm.ipex.recipe import IpexRecipe
+from worker.llm.ipex.recipe import OPTIONS, IpexRecipe
 from worker.llm.layer_weights import INT4_GROUPS, LayerWeights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
-LAYER_KEYS = frozenset({"exceptions", "group", "calibration"})
+# What flags choose beside the kind of weights: an artifact may have any of it unless they do.
+ASKED_KEYS = frozenset({"exceptions", "group", "calibration", *OPTIONS})
 # What a checkpoint decides whose integers are kept: an artifact of the same source says it again.
 KEPT_KEYS = frozenset({"rounding", "group"})
 
@@ -24,18 +25,25 @@ def recipe(
     weights: Weights,
     backend: BackendName = BackendName.NATIVE,
     layers: LayerWeights | None = None,
+    ipex: IpexRecipe | None = None,
 ) -> dict[str, str | int]:
     """How `quantize_linear` treats a weight, for the manifest; equal recipes, equal tensors.
 
-    Raises InputError for weights that the backend has not, and for exceptions outside of native.
+    Raises InputError for weights that the backend has not, for exceptions outside of native, and
+    for IPEX's options outside of ipex.
     """
     if layers is not None and backend is not BackendName.NATIVE:
         raise InputError(
             f"the {backend} backend has the same weights in all layers: leave out --except and "
             "--int4-group, or use --backend native"
         )
+    if ipex is not None and backend is not BackendName.IPEX:
+        raise InputError(
+            f"the {backend} backend has none of IPEX's options: leave out --ipex-option, or use "
+            "--backend ipex"
+        )
     if backend is BackendName.IPEX:
-        return IpexRecipe(weights=weights).as_manifest()
+        return (ipex or IpexRecipe(weights=weights)).as_manifest()
     method: dict[Weights, dict[str, str | int]] = {
         Weights.FP32: {},
         Weights.BF16: {},
@@ -54,15 +62,15 @@ def recipe(
 
 
 def is_recipe(
-    said: Mapping[str, str | int], wanted: Mapping[str, str | int], *, are_layers_asked: bool
+    said: Mapping[str, str | int], wanted: Mapping[str, str | int], *, is_asked: bool
 ) -> bool:
     """Whether a manifest that says `said` was made as is `wanted`, from whatever checkpoint.
 
-    Exceptions for layers do not count unless somebody asks for certain ones, or for none.
+    Exceptions for layers and options do not count unless somebody asks for certain ones, or none.
     """
     free = frozenset({"checkpoint"})
     free |= KEPT_KEYS if _are_integers_kept(said) else frozenset()
-    free |= frozenset() if are_layers_asked else LAYER_KEYS
+    free |= frozenset() if is_asked else ASKED_KEYS
     rest = {key: value for key, value in said.items() if key not in free}
     return rest == {key: value for key, value in wanted.items() if key not in free}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.backend_name import BackendName
+from models.lowp import Lowp
 from worker.llm.artifact import Artifact, Source
 from worker.llm.artifact_contents import Contents
 from worker.llm.artifact_writer import Making, Progress, write_contents
@@ -16,7 +17,7 @@ from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import kept_config, parse_model_config, read_config_json, read_model_config
 from worker.llm.ipex.model import IpexModel, build_model
 from worker.llm.ipex.quantize import quantized_tensors, tensor_count
-from worker.llm.ipex.recipe import IpexRecipe, Lowp, read_recipe
+from worker.llm.ipex.recipe import IpexRecipe, read_recipe
 from worker.llm.loading import StoredTensors
 
 TOOLS = ("torch", "safetensors", "transformers", "intel-extension-for-pytorch")

@@ -6,24 +6,17 @@ refused here with a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from models.errors import ArtifactError, InputError
+from models.lowp import Lowp
 from models.model_key import Weights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
 TOOL = "ipex"
-
-
-class Lowp(StrEnum):
-    """The lowest precision that a multiplication may use."""
-
-    NONE = "none"  # that of the activations
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"  # activations are quantized while it runs
 
 
 class ActQuant(StrEnum):
@@ -74,7 +67,7 @@ class IpexRecipe:
         if other.symmetric != self.symmetric:
             raise InputError(
                 f"weights that were quantized to {self.weights} for {self.lowp} cannot be computed "
-                f"in {lowp}: quantize the model again with that"
+                f"in {lowp}: add the model again with --ipex-option lowp={lowp}"
             )
         return other
 
@@ -82,6 +75,34 @@ class IpexRecipe:
         """What an artifact's manifest says of it."""
         named = {name: _plain(value) for name, value in asdict(self).items()}
         return {"tool": TOOL, "version": RECIPE_VERSION, **named}
+
+
+_READERS: dict[str, tuple[Callable[[str], StrEnum | int], str]] = {
+    "lowp": (Lowp, " or ".join(Lowp)),
+    "group_size": (int, "-1 or a power of 2"),
+    "act_quant": (ActQuant, " or ".join(ActQuant)),
+    "activations": (Activations, " or ".join(Activations)),
+}
+OPTIONS = tuple(_READERS)
+
+
+def parse_options(weights: Weights, texts: Sequence[str]) -> IpexRecipe:
+    """A recipe from texts of the form KEY=VALUE; raises InputError for any other."""
+    given: dict[str, Any] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if key not in OPTIONS:
+            raise _unusable(text, f"give KEY=VALUE, where KEY is {' or '.join(OPTIONS)}")
+        read, advice = _READERS[key]
+        try:
+            given[key] = read(value)
+        except ValueError:
+            raise _unusable(text, f"{key} is {advice}") from None
+    return IpexRecipe(weights=weights, **given)
+
+
+def _unusable(text: str, advice: str) -> InputError:
+    return InputError(f"--ipex-option {text!r} cannot be used: {advice}")
 
 
 def read_recipe(manifest: Mapping[str, str | int]) -> IpexRecipe:
