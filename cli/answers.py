@@ -11,16 +11,17 @@ from models.errors import InputError
 
 
 def read_expected(path: Path) -> dict[str, str]:
-    """Expected answers by custom_id, from lines of {"custom_id": …, "answer": …}.
+    """Answers by custom_id, from lines of {"custom_id": …, "answer": …} or of an output file.
 
     Raises InputError for a file that cannot be read or has another shape.
     """
     expected = {}
     for number, line in enumerate(read_objects(path), start=1):
-        custom_id, answer = line.get("custom_id"), line.get("answer")
+        custom_id, answer = line.get("custom_id"), line.get("answer", _answer_of(line))
         if not isinstance(custom_id, str) or not isinstance(answer, str):
             raise InputError(
-                f'{path}, line {number}: give {{"custom_id": "…", "answer": "…"}}, both texts'
+                f'{path}, line {number}: give {{"custom_id": "…", "answer": "…"}}, both texts, '
+                "or a line of an output file"
             )
         expected[custom_id] = answer.strip()
     if not expected:
@@ -35,6 +36,14 @@ def count_exact(lines: Iterable[Mapping[str, Any]], expected: Mapping[str, str])
     """
     answers = {str(line["custom_id"]): _text(line) for line in lines}
     return sum(answers.get(custom_id) == answer for custom_id, answer in expected.items())
+
+
+def _answer_of(line: Mapping[str, Any]) -> str | None:
+    """The text of an output line, None for one of another shape."""
+    try:
+        return _text(line)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None
 
 
 def _text(line: Mapping[str, Any]) -> str:

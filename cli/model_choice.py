@@ -17,6 +17,7 @@ from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
     from models.settings import Settings
+    from worker.llm.calibration_texts import CalibrationTexts
     from worker.llm.ipex.recipe import IpexRecipe
     from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
@@ -119,14 +120,18 @@ def requantize(
 
 
 def layers_asked(
-    weights: Weights, exceptions: Sequence[str] | None, int4_group: int | None
+    weights: Weights,
+    exceptions: Sequence[str] | None,
+    int4_group: int | None,
+    calibration: CalibrationTexts | None,
 ) -> LayerWeights | None:
-    """What the flags say of single layers, None when they say nothing; raises InputError."""
+    """What the flags say of layers, None when they say nothing; raises InputError."""
     from worker.llm.layer_weights import INT4_GROUPS, LayerWeights, parse_exceptions
 
-    if not exceptions and int4_group is None:
+    if not exceptions and int4_group is None and calibration is None:
         return None
-    return LayerWeights(weights, parse_exceptions(exceptions or ()), int4_group or INT4_GROUPS[0])
+    group = INT4_GROUPS[0] if int4_group is None else int4_group
+    return LayerWeights(weights, parse_exceptions(exceptions or ()), group, calibration)
 
 
 def ipex_options_asked(weights: Weights, options: Sequence[str] | None) -> IpexRecipe | None:

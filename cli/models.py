@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.calibration import calibration_asked
 from cli.context import all_entries, load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
 from cli.model_choice import (
@@ -45,6 +46,8 @@ def add(
     ] = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    calibrate: options.Calibrate = None,
+    calibrate_answers: options.CalibrateAnswers = None,
     ipex_options: options.IpexOptions = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -53,12 +56,13 @@ def add(
     A gated model of the Hub needs HF_TOKEN in the environment and its licence accepted.
     """
     registry = open_registry(load(context, backend=backend))
+    calibration = calibration_asked(calibrate, calibrate_answers)
     entry = add_to_registry(
         registry,
         source,
         name=name,
         weights=weights,
-        layers=layers_asked(weights, exceptions, int4_group),
+        layers=layers_asked(weights, exceptions, int4_group, calibration),
         ipex=ipex_options_asked(weights, ipex_options),
         revision=revision,
     )

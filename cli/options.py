@@ -39,6 +39,20 @@ Int4Group = Annotated[
     int | None,
     typer.Option("--int4-group", metavar="N", help="Inputs that share a scale: 128, 64 or 32."),
 ]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        metavar="FILE",
+        help="Requests, as for `run`: int4 weights are rounded to answer such ones best.",
+    ),
+]
+CalibrateAnswers = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate-answers", metavar="FILE", help="Answers to them, such as an output file."
+    ),
+]
 IpexOptions = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
+from cli.calibration import calibration_asked
 from cli.context import load, open_registry
 from cli.display import emit_json
 from cli.model_choice import ipex_options_asked, layers_asked, requantize
@@ -30,6 +31,8 @@ def quantize(
     backend: For = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    calibrate: options.Calibrate = None,
+    calibrate_answers: options.CalibrateAnswers = None,
     ipex_options: options.IpexOptions = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Requests that measure speed and memory.")
@@ -52,7 +55,8 @@ def quantize(
     plan = None
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
-    layers = layers_asked(weights, exceptions, int4_group)
+    calibration = calibration_asked(calibrate, calibrate_answers)
+    layers = layers_asked(weights, exceptions, int4_group, calibration)
     ipex = ipex_options_asked(weights, ipex_options)
     entry = requantize(open_registry(settings), settings, ModelKey(name, weights), layers, ipex)
     if plan is None:

@@ -34,8 +34,8 @@ def recipe(
     """
     if layers is not None and backend is not BackendName.NATIVE:
         raise InputError(
-            f"the {backend} backend has the same weights in all layers: leave out --except and "
-            "--int4-group, or use --backend native"
+            f"the {backend} backend rounds all layers alike: leave out --except, --int4-group and "
+            "--calibrate, or use --backend native"
         )
     if ipex is not None and backend is not BackendName.IPEX:
         raise InputError(
