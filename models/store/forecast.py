@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from sqlalchemy import func, select
@@ -17,6 +17,7 @@ from models.database import Database
 from models.model_key import ModelKey
 from models.states import BatchState
 from models.store.fair_share import is_of
+from models.store.workers import live_workers
 from models.tables import batches, commits
 
 _LATELY_S: Final = 24 * 3600.0
@@ -26,17 +27,32 @@ _PAUSE_S: Final = 30.0  # between commits; what is longer, nothing was to do
 
 @dataclass(frozen=True, slots=True)
 class ModelSpeed:
-    """Of all workers of a model together, while they worked."""
+    """Of a model's workers while they worked; tokens are those of prompts and answers."""
 
-    tokens_per_second: float  # of prompts and answers
+    tokens_per_second: float  # of all workers together
+    worker_tokens_per_second: float  # of one of them
     tokens_per_request: float
     output_tokens_per_request: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a model has to work with."""
+
+    n_workers: int = 0  # that are live
+    speed: ModelSpeed | None = None
+
+
+def model_capacity(database: Database, model: ModelKey) -> Capacity:
+    """The model's workers now, and its speed lately; read before a transaction that writes."""
+    return Capacity(len(live_workers(database, model)), model_speed(database, model))
 
 
 def model_speed(database: Database, model: ModelKey) -> ModelSpeed | None:
     """From the newest commits of the last day; None when there are too few."""
     latest = (
         select(
+            commits.c.worker_id,
             commits.c.committed_at,
             commits.c.prompt_tokens,
             commits.c.output_tokens,
@@ -66,13 +82,35 @@ def queued_requests(database: Database, model: ModelKey) -> int:
 
 def _speed(rows: Sequence[Any]) -> ModelSpeed | None:
     """Of commits in their order; the first one only tells when the second was begun."""
-    seconds = sum(
+    pauses = (
         min(_PAUSE_S, later.committed_at - earlier.committed_at)
         for earlier, later in pairwise(rows)
     )
+    elapsed_s = list(accumulate(pauses, initial=0.0))
+    worker_tokens_per_second = _worker_speed(rows, elapsed_s)
     output_tokens = sum(row.output_tokens for row in rows[1:])
     n_tokens = output_tokens + sum(row.prompt_tokens for row in rows[1:])
     n_requests = sum(row.requests for row in rows[1:])
-    if seconds <= 0 or n_tokens == 0:
+    if worker_tokens_per_second is None or n_tokens == 0:
         return None
-    return ModelSpeed(n_tokens / seconds, n_tokens / n_requests, output_tokens / n_requests)
+    return ModelSpeed(
+        tokens_per_second=n_tokens / elapsed_s[-1],
+        worker_tokens_per_second=worker_tokens_per_second,
+        tokens_per_request=n_tokens / n_requests,
+        output_tokens_per_request=output_tokens / n_requests,
+    )
+
+
+def _worker_speed(rows: Sequence[Any], elapsed_s: Sequence[float]) -> float | None:
+    """Tokens a second of one worker, each counted from its first commit to its last."""
+    began_s: dict[str, float] = {}
+    worked_s: dict[str, float] = {}
+    n_tokens = 0
+    for row, at_s in zip(rows, elapsed_s, strict=False):
+        if row.worker_id in began_s:
+            n_tokens += row.prompt_tokens + row.output_tokens
+            worked_s[row.worker_id] = at_s - began_s[row.worker_id]
+        else:
+            began_s[row.worker_id] = at_s
+    seconds = sum(worked_s.values())
+    return n_tokens / seconds if seconds > 0 else None
