@@ -5,7 +5,8 @@ From the log of commits: cheap whatever the size of the batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Final
@@ -16,11 +17,13 @@ from models.clock import moment
 from models.database import Database
 from models.model_key import ModelKey
 from models.states import BatchState
-from models.store.fair_share import is_of
+from models.store.batches import wants_results
+from models.store.fair_share import IN_ORDER, is_of
 from models.store.workers import live_workers
 from models.tables import batches, commits
 
 _LATELY_S: Final = 24 * 3600.0
+_JUST_NOW_S: Final = 600.0
 _LATEST_COMMITS: Final = 500
 _PAUSE_S: Final = 30.0  # between commits; what is longer, nothing was to do
 
@@ -43,13 +46,38 @@ class Capacity:
     speed: ModelSpeed | None = None
 
 
-def model_capacity(database: Database, model: ModelKey) -> Capacity:
+def model_capacity(database: Database, model: ModelKey, *, within_s: float = _LATELY_S) -> Capacity:
     """The model's workers now, and its speed lately; read before a transaction that writes."""
-    return Capacity(len(live_workers(database, model)), model_speed(database, model))
+    speed = model_speed(database, model, within_s=within_s)
+    return Capacity(len(live_workers(database, model)), speed)
 
 
-def model_speed(database: Database, model: ModelKey) -> ModelSpeed | None:
-    """From the newest commits of the last day; None when there are too few."""
+def times_left(database: Database, model: ModelKey) -> Mapping[str, float]:
+    """Seconds until each batch that runs or waits for the model will end, by id.
+
+    If as many workers as now go on as they did just now; without workers or speed of none.
+    """
+    # What waits, waits for workers that are busy. Looking further back takes too long for a page.
+    capacity = model_capacity(database, model, within_s=_JUST_NOW_S)
+    if capacity.speed is None or capacity.n_workers == 0:
+        return {}
+    speed = capacity.speed
+    request_s = speed.tokens_per_request / (speed.worker_tokens_per_second * capacity.n_workers)
+    left = (batches.c.n_total - batches.c.n_completed - batches.c.n_failed).label("left")
+    waiting = (
+        select(batches.c.id, batches.c.tenant_id, left)
+        .where(is_of(model), wants_results(), left > 0)
+        .order_by(*IN_ORDER)
+    )
+    with database.read() as connection:
+        rows = connection.execute(waiting).all()
+    return {id: n_requests * request_s for id, n_requests in _until_done(rows).items()}
+
+
+def model_speed(
+    database: Database, model: ModelKey, *, within_s: float = _LATELY_S
+) -> ModelSpeed | None:
+    """From the newest commits of the last day, or of that time; None when there are too few."""
     latest = (
         select(
             commits.c.worker_id,
@@ -59,7 +87,7 @@ def model_speed(database: Database, model: ModelKey) -> ModelSpeed | None:
             func.json_array_length(commits.c.idxs).label("requests"),
         )
         .join(batches, batches.c.id == commits.c.batch_id)
-        .where(commits.c.committed_at > moment() - _LATELY_S, commits.c.worker_id.is_not(None))
+        .where(commits.c.committed_at > moment() - within_s, commits.c.worker_id.is_not(None))
         .where(is_of(model))
         .order_by(commits.c.committed_at.desc())
         .limit(_LATEST_COMMITS)
@@ -78,6 +106,17 @@ def queued_requests(database: Database, model: ModelKey) -> int:
     )
     with database.read() as connection:
         return int(connection.execute(counting).scalar_one())
+
+
+def _until_done(rows: Sequence[Any]) -> Mapping[str, int]:
+    """Requests that are answered until each batch is done, if tenants take turns by the request."""
+    n_all, n_tenants = sum(row.left for row in rows), len({row.tenant_id for row in rows})
+    of_tenant: Counter[str] = Counter()
+    until: dict[str, int] = {}
+    for row in rows:
+        of_tenant[row.tenant_id] += row.left
+        until[row.id] = min(n_all, of_tenant[row.tenant_id] * n_tenants)
+    return until
 
 
 def _speed(rows: Sequence[Any]) -> ModelSpeed | None:
