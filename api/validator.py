@@ -79,8 +79,13 @@ class Validator:
                 known = max(0, validation.n_stored - first)  # rows of a validator that died
                 if known < len(lines):
                     store_lines(database, validation, first + known, lines[known:])
-        chunk_requests = self._settings.chunk_requests
-        finish_validation(database, validation, tally, chunk_requests=chunk_requests)
+        finish_validation(
+            database,
+            validation,
+            tally,
+            model=model,
+            chunk_requests=self._settings.chunk_requests,
+        )
         _log.info("batch validated", extra={"batch": validation.batch_id, "requests": tally.total})
 
     def _pieces(self, validation: Validation, file: StoredFile) -> Iterator[bytes]:

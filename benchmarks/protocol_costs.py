@@ -32,6 +32,7 @@ from models.states import BatchState
 from models.store.batches import finalize_batch, get_batch, list_batches
 from models.store.commit import commit_outcomes
 from models.store.dispatch import dispatch_chunks, undo_dispatch
+from models.store.forecast import Capacity, model_capacity
 from models.store.leases import claim_next, missing_requests, release_lease, renew_lease
 from models.store.lines import grouped, insert_lines
 from models.store.plan import plan_chunks
@@ -100,22 +101,30 @@ class Costs:
         """The plan is a part of `submit`; here it is made once more and rolled back."""
         batch_id = f"batch_of_plan_{number}"
         row = batch_row(new_submission(number, PROBE_REQUESTS), batch_id, file_id)
+        capacity = model_capacity(self._database, MODEL)
         try:
             with self._database.begin() as connection:
                 connection.execute(insert(batches).values(row))
-                self._store_and_plan(connection, batch_id, number)
+                self._store_and_plan(connection, batch_id, number, capacity)
                 raise _RolledBack
         except _RolledBack:
             return
 
-    def _store_and_plan(self, connection: Connection, batch_id: str, number: int) -> None:
+    def _store_and_plan(
+        self, connection: Connection, batch_id: str, number: int, capacity: Capacity
+    ) -> None:
         first = 0
         for group in grouped(new_lines(number, PROBE_REQUESTS)):
             insert_lines(connection, batch_id, first, group)
             first += len(group)
         with self._timed("plan", PROBE_REQUESTS):
-            limit = self._settings.chunk_requests
-            plan_chunks(connection, batch_id, n_requests=PROBE_REQUESTS, limit=limit)
+            plan_chunks(
+                connection,
+                batch_id,
+                n_requests=PROBE_REQUESTS,
+                limit=self._settings.chunk_requests,
+                capacity=capacity,
+            )
 
     def _measure_idle(self, batch_id: str) -> None:
         """What is asked while nothing happens, and the ringing for a full window."""

@@ -92,7 +92,11 @@ class Settings(BaseModel):
     window_per_worker: Count = Field(
         default=4, description="Dispatched chunks per live worker at most."
     )
-    chunk_requests: Count = Field(default=128, description="Requests of one chunk at most.")
+    chunk_requests: Count = Field(
+        default=128,
+        description="Requests of one chunk at most; small batches and models that would take long "
+        "for so many get smaller ones.",
+    )
     micro_batch_requests: Count = Field(
         default=32, description="Finished requests that may be uncommitted at most."
     )

@@ -24,6 +24,14 @@ from models.tables import OPEN_CHUNK, batches, chunks
 # In these words SQLite knows that it may use the index of open chunks.
 IS_OPEN: Final[TextClause] = text(f"chunks.{OPEN_CHUNK}")
 
+# Of one tenant's batches.
+IN_ORDER: Final = (
+    batches.c.priority.desc(),
+    batches.c.expires_at.asc().nulls_last(),
+    batches.c.created_at,
+    batches.c.id,
+)
+
 Row = TypeVar("Row")
 
 
@@ -44,16 +52,10 @@ def waiting_batches(
 ) -> list[WaitingBatch]:
     """The batches of the model with a chunk that `is_ready`, in each tenant's order."""
     first_by_index(connection)
-    order = (
-        batches.c.priority.desc(),
-        batches.c.expires_at.asc().nulls_last(),
-        batches.c.created_at,
-        batches.c.id,
-    )
     statement = (
         select(batches.c.id, batches.c.tenant_id)
         .where(is_of(model), wants_results(), has_chunk(is_ready))
-        .order_by(*order)
+        .order_by(*IN_ORDER)
     )
     if only_batch is not None:
         statement = statement.where(batches.c.id == only_batch)

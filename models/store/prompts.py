@@ -13,9 +13,10 @@ from pydantic import TypeAdapter
 
 from models.generation import ChatPrompt, Prompt, TextPrompt
 
+CHARS_PER_TOKEN: Final = 4  # of usual English text; for orders and sizes alone
+
 _PREFIX_CHARS: Final = 512
 _PREFIX_TOKENS: Final = 128
-_CHARS_PER_TOKEN: Final = 4  # of usual English text; only for ordering by length
 
 _PROMPT: TypeAdapter[Prompt] = TypeAdapter(Prompt)
 
@@ -45,7 +46,7 @@ def prompt_chars(prompt: Prompt) -> int:
         return sum(len(message.content) for message in prompt.messages)
     if isinstance(prompt, TextPrompt):
         return len(prompt.text)
-    return len(prompt.token_ids) * _CHARS_PER_TOKEN
+    return len(prompt.token_ids) * CHARS_PER_TOKEN
 
 
 def request_seed(batch_seed: int, idx: int) -> int:

@@ -13,6 +13,7 @@ from models.database import Database
 from models.errors import InputError
 from models.states import BatchState, ResultStatus
 from models.store.batches import get_batch
+from models.store.forecast import model_capacity
 from models.store.joins import whole_batch_join
 from models.store.keys import UNLIMITED, KeyLimits
 from models.store.plan import plan_chunks
@@ -51,6 +52,7 @@ def retry_batch(
         raise InputError(f"batch {batch_id} is {old.state}: wait for its end or cancel it first")
     new_batch_id = new_id("batch_")
     row = batch_row(_submission(old), new_batch_id, old.file_id)
+    capacity = model_capacity(database, old.known_model)
     call = Call(
         tenant_id=tenant_id,
         body_sha256=_digest(batch_id, error_codes),
@@ -65,7 +67,13 @@ def retry_batch(
         n_requests = _copy_failed(connection, batch_id, new_batch_id, error_codes)
         if n_requests == 0:
             raise InputError(_nothing_to_retry(batch_id, error_codes))
-        plan_chunks(connection, new_batch_id, n_requests=n_requests, limit=chunk_requests)
+        plan_chunks(
+            connection,
+            new_batch_id,
+            n_requests=n_requests,
+            limit=chunk_requests,
+            capacity=capacity,
+        )
         of_batch = batches.c.id == new_batch_id
         connection.execute(update(batches).where(of_batch).values(n_total=n_requests))
         connection.execute(move_batches(BatchState.IN_PROGRESS).where(of_batch))

@@ -1,15 +1,21 @@
-"""How fast a batch goes, from the log of its commits: cheap whatever the size of the batch."""
+"""How fast a batch goes, from the log of its commits: cheap whatever the size of the batch.
+
+Before it has a speed of its own, its time left is told by its model's.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from models.database import Database
+from models.model_key import ModelKey
 from models.states import BatchState
+from models.store.forecast import times_left
 from models.store.views import Batch
 from models.tables import attempts, batches, chunks, commits
 
@@ -18,7 +24,7 @@ _LATEST_COMMITS: Final = 200  # what a running batch's speed is taken from
 
 @dataclass(frozen=True, slots=True)
 class BatchSpeed:
-    """None where nothing was generated yet; no time left is told unless the batch runs."""
+    """No speed where nothing was generated yet; no time left unless the batch runs or waits."""
 
     tokens_per_second: float | None = None
     eta_s: float | None = None
@@ -37,6 +43,7 @@ def batch_speeds(database: Database, found: Sequence[Batch]) -> dict[str, BatchS
         for batch in worked_on:
             if batch.state == BatchState.IN_PROGRESS:
                 speeds[batch.id] = _lately(connection, batch)
+    speeds |= _expected(database, found, speeds)
     return speeds
 
 
@@ -50,6 +57,21 @@ def last_commit_at(batch_id: ColumnElement[str]) -> Select[Any]:
     """When a worker last gave results of the batch."""
     latest = select(commits.c.committed_at).where(commits.c.worker_id.is_not(None))
     return latest.where(commits.c.batch_id == batch_id).order_by(commits.c.position.desc()).limit(1)
+
+
+def _expected(
+    database: Database, found: Sequence[Batch], speeds: Mapping[str, BatchSpeed]
+) -> Mapping[str, BatchSpeed]:
+    """Those without a time left that their model can tell it for."""
+    models: defaultdict[ModelKey, list[str]] = defaultdict(list)
+    for batch in found:
+        if batch.state == BatchState.IN_PROGRESS and speeds[batch.id].eta_s is None:
+            models[batch.known_model].append(batch.id)
+    expected: dict[str, BatchSpeed] = {}
+    for model, ids in models.items():
+        left_s = times_left(database, model)
+        expected |= {id: replace(speeds[id], eta_s=left_s[id]) for id in ids if id in left_s}
+    return expected
 
 
 def _overall(connection: Connection, found: Sequence[Batch]) -> Mapping[str, float]:

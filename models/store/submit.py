@@ -21,6 +21,7 @@ from models.states import BatchState
 from models.store.batch_ends import end_batch
 from models.store.batches import finalize_batch, get_batch
 from models.store.commit_log import log_commit
+from models.store.forecast import model_capacity
 from models.store.lines import Tally, grouped, insert_lines
 from models.store.plan import plan_chunks
 from models.store.repeats import find_by_key
@@ -136,7 +137,7 @@ def _find(database: Database, submission: Submission) -> Batch | None:
 def _store(
     database: Database, submission: Submission, lines: Iterable[Line], batch_id: str
 ) -> Tally:
-    tally = Tally()
+    tally, capacity = Tally(), model_capacity(database, submission.model)
     with database.begin() as connection:
         _insert_batch(connection, submission, batch_id)
         for group in grouped(lines):
@@ -145,8 +146,13 @@ def _store(
                 tally.count(line)
         if tally.total == 0:
             raise InputFileError("the input has no requests", code="empty_file")
-        limit = submission.chunk_requests
-        plan_chunks(connection, batch_id, n_requests=tally.accepted, limit=limit)
+        plan_chunks(
+            connection,
+            batch_id,
+            n_requests=tally.accepted,
+            limit=submission.chunk_requests,
+            capacity=capacity,
+        )
         _seal(connection, batch_id, tally)
     return tally
 

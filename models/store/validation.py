@@ -21,6 +21,7 @@ from models.store.batch_ends import end_batch
 from models.store.batches import finalize_batch
 from models.store.commit_log import log_commit
 from models.store.endings import EXPIRED
+from models.store.forecast import model_capacity
 from models.store.lines import Tally, insert_lines
 from models.store.plan import plan_chunks
 from models.store.submit import end_validation
@@ -112,14 +113,26 @@ def store_lines(
 
 
 def finish_validation(
-    database: Database, validation: Validation, tally: Tally, *, chunk_requests: int
+    database: Database,
+    validation: Validation,
+    tally: Tally,
+    *,
+    model: ModelKey,
+    chunk_requests: int,
 ) -> None:
     """All lines are stored: plan them, and let the batch run. Raises LeaseLost."""
+    capacity = model_capacity(database, model)
 
     def finish(connection: Connection) -> None:
         _hold(connection, validation)
         batch_id = validation.batch_id
-        plan_chunks(connection, batch_id, n_requests=tally.accepted, limit=chunk_requests)
+        plan_chunks(
+            connection,
+            batch_id,
+            n_requests=tally.accepted,
+            limit=chunk_requests,
+            capacity=capacity,
+        )
         end_validation(connection, batch_id, tally)
 
     database.transact(finish)

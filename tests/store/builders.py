@@ -35,7 +35,7 @@ from models.store.views import (
     QueuedRequest,
     Submission,
 )
-from models.tables import api_keys, attempts, batches, chunks, metadata, results
+from models.tables import api_keys, attempts, batches, chunks, commits, metadata, results
 from models.wire.lines import AcceptedLine, Line, RefusedLine
 from tests.servers import wait_until
 
@@ -156,6 +156,27 @@ def work_off(database: Database, worker_id: str = "w1") -> int:
         finish(database, lease)
         n_leases += 1
     return n_leases
+
+
+def answer_ago(database: Database, *done_ago_s: Sequence[float]) -> None:
+    """Let workers w0, w1, … answer so long ago: each a batch of its own, of 3 + 2 tokens a request.
+
+    The requests of one worker come in the order of their times, the oldest first.
+    """
+    answered = []
+    for number, seconds in enumerate(done_ago_s):
+        batch = submit(database, len(seconds), chunk_requests=len(seconds))
+        lease = claim_next(database, MODEL, f"w{number}", ttl_s=TTL_S, only_batch=batch.id)
+        assert lease is not None
+        for position, ago_s in enumerate(seconds):
+            commit(database, lease, [position])
+            answered.append((batch.id, position, ago_s))
+    now = database_time(database)
+    with database.begin() as connection:
+        for batch_id, position, ago_s in answered:
+            of_commit = (commits.c.batch_id == batch_id, commits.c.position == position)
+            moved = update(commits).where(*of_commit).values(committed_at=now - ago_s)
+            connection.execute(moved)
 
 
 def end_back_offs(database: Database) -> None:

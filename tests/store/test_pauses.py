@@ -146,7 +146,8 @@ def test_a_batch_can_be_paused_while_it_is_validated(database: Database) -> None
     assert validation is not None
     set_model(database, validation, MODEL)
     store_lines(database, validation, 0, [accepted(0)])
-    finish_validation(database, validation, Tally(accepted=1), chunk_requests=8)
+    tally = Tally(accepted=1)
+    finish_validation(database, validation, tally, model=MODEL, chunk_requests=8)
     assert get_batch(database, batch.id).state == BatchState.IN_PROGRESS
     assert claim_next(database, MODEL, "w1", ttl_s=TTL_S) is None
     resume_batch(database, batch.id)

@@ -23,7 +23,8 @@ from models.store.validation import (
     set_model,
     store_lines,
 )
-from models.store.views import Batch, BatchError
+from models.store.views import Batch, BatchError, Worker
+from models.store.workers import register_worker
 from models.tables import batches, requests, results
 from models.wire.lines import Line
 from tests.store.builders import (
@@ -57,7 +58,7 @@ def finish(database: Database, validation: Validation, lines: list[Line]) -> Non
     tally = Tally()
     for line in lines:
         tally.count(line)
-    finish_validation(database, validation, tally, chunk_requests=8)
+    finish_validation(database, validation, tally, model=MODEL, chunk_requests=8)
 
 
 def test_a_validated_batch_runs(database: Database, batch: Batch) -> None:
@@ -78,6 +79,19 @@ def test_a_validated_batch_runs(database: Database, batch: Batch) -> None:
     assert followed[0][1].idx == 1  # the refused one, at once
     assert {record.idx for _, record in followed} == {0, 1, 2, 3}
     assert [cursor for cursor, _ in followed] == [1, 2, 3, 4]
+
+
+def test_a_validated_batch_is_cut_for_the_workers_that_there_are(
+    database: Database, batch: Batch
+) -> None:
+    for number in range(10):
+        register_worker(database, Worker(id=f"w{number}", model=MODEL, host="node", pid=1))
+    validation = claim(database)
+    set_model(database, validation, MODEL)
+    store_lines(database, validation, 0, [accepted(n) for n in range(200)])
+    tally = Tally(accepted=200)
+    finish_validation(database, validation, tally, model=MODEL, chunk_requests=128)
+    assert [chunk.n_requests for chunk in list_chunks(database, batch.id)] == [10] * 20
 
 
 def test_one_process_at_a_time_validates(database: Database, batch: Batch) -> None:
