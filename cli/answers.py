@@ -25,7 +25,7 @@ def read_expected(path: Path) -> dict[str, str]:
             )
         expected[custom_id] = answer.strip()
     if not expected:
-        raise InputError(f"{path} has no expected answers")
+        raise InputError(f"{path} has no answers")
     return expected
 
 

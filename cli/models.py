@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -105,7 +106,8 @@ def show(
     if as_json:
         emit_json(as_dict(entry))
     else:
-        print_pairs([(name, str(value)) for name, value in as_dict(entry).items()])
+        shown = as_dict(entry) | {"recipe": _in_words(entry.recipe)}
+        print_pairs([(name, str(value)) for name, value in shown.items()])
 
 
 def remove(
@@ -144,5 +146,10 @@ def as_dict(entry: RegistryEntry) -> dict[str, object]:
         "commit": entry.commit,
         "architecture": entry.architecture,
         "digest": entry.digest,
+        "recipe": dict(entry.recipe),
         **before,
     }
+
+
+def _in_words(recipe: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in recipe.items())

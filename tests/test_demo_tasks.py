@@ -23,6 +23,7 @@ from tools.demo_tasks import (
     held_out_chats,
     split_of,
 )
+from tools.write_calibration import write_calibration
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MODEL_FOLDER = EXAMPLES / MODEL_NAME
@@ -120,6 +121,14 @@ def test_the_committed_prompts_are_what_the_generator_produces(tmp_path: Path) -
     write_prompts(tmp_path)
     for name in ("prompts.jsonl", "expected.jsonl"):
         assert (tmp_path / name).read_bytes() == (EXAMPLES / name).read_bytes()
+
+
+def test_the_texts_of_the_calibration_are_none_of_the_prompts(tmp_path: Path) -> None:
+    write_calibration(tmp_path)
+    lines = (tmp_path / "calibration.jsonl").read_text().splitlines()
+    asked = {str(json.loads(line)["body"]["messages"]) for line in lines}
+    assert len(lines) == len((tmp_path / "calibration-answers.jsonl").read_text().splitlines())
+    assert asked.isdisjoint(str(line["body"]["messages"]) for line in read_lines("prompts.jsonl"))
 
 
 def test_every_prompt_has_one_expected_answer() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from tests.cli.console import Console, assert_one_sentence
-from tests.cli.demo import MODEL
+from tests.cli.demo import EXPECTED, MODEL, PROMPTS
 
 
 def test_a_model_is_added_once_shown_requantized_and_removed(console: Console) -> None:
@@ -60,6 +61,41 @@ def test_options_of_ipex_are_refused_elsewhere_and_by_name(console: Console) -> 
         ended = console.call("model", "add", MODEL, "--ipex-option", options)
         assert ended.returncode == 2
         assert_one_sentence(ended, "--ipex-option", reason)
+    assert json.loads(console.succeed("model", "list", "--json")) == []
+
+
+def test_int4_is_calibrated_on_requests_and_their_answers(console: Console, tmp_path: Path) -> None:
+    add = ("model", "add", MODEL, "--weights", "int4", "--json")
+    plain = json.loads(console.succeed(*add))
+    quantize = ("model", "quantize", MODEL.name, "--weights", "int4", "--calibrate", PROMPTS)
+    answered = (*quantize, "--calibrate-answers", EXPECTED, "--json")
+    made = json.loads(console.succeed(*answered))
+    assert made["recipe"].keys() - plain["recipe"].keys() == {"calibration"}
+    assert json.loads(console.succeed(*add))["digest"] == made["digest"]
+    shown = console.succeed("model", "show", MODEL.name)
+    assert f"calibration {made['recipe']['calibration']}" in shown
+
+    output = tmp_path / "output.jsonl"
+    console.succeed("run", PROMPTS, "-o", output, "--model", MODEL.name)
+    other = json.loads(console.succeed(*quantize, "--calibrate-answers", output, "--json"))
+    assert other["recipe"]["calibration"] != made["recipe"]["calibration"]
+
+
+def test_what_nothing_can_be_calibrated_on_is_refused(console: Console, tmp_path: Path) -> None:
+    foreign = tmp_path / "answers.jsonl"
+    foreign.write_text('{"custom_id": "nobody", "answer": "42"}\n')
+    for flags, reason in (
+        (("--weights", "int8", "--calibrate", PROMPTS), "no layer gets int4"),
+        (("--weights", "int4", "--calibrate-answers", EXPECTED), "give --calibrate FILE"),
+        (("--weights", "int4", "--calibrate", tmp_path / "none.jsonl"), "none.jsonl"),
+        (("--weights", "int4", "--calibrate", PROMPTS, "--calibrate-answers", foreign),
+         "answers no request"),
+        (("--weights", "int4", "--calibrate", PROMPTS, "--backend", "transformers"),
+         "--backend native"),
+    ):  # fmt: skip
+        ended = console.call("model", "add", MODEL, "--name", "small", *flags)
+        assert ended.returncode != 0
+        assert_one_sentence(ended, reason)
     assert json.loads(console.succeed("model", "list", "--json")) == []
 
 

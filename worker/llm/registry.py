@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ class RegistryEntry:
     commit: str | None
     architecture: str
     digest: str
+    recipe: Mapping[str, str | int]
     checkpoint: str | None = None  # how it was quantized before, and what became of that
 
 
@@ -146,6 +147,7 @@ class Registry:
             commit=manifest.source.commit,
             architecture=manifest.architecture,
             digest=artifact.digest,
+            recipe=manifest.recipe,
             checkpoint=origin_in_words(manifest.recipe),
         )
 
