@@ -8,14 +8,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.llm.hub_server import serving
 
 REPOSITORY = "all-nodes/artifacts"
 READER, WRITER = "hf_" + "reader", "hf_" + "writer"
@@ -53,16 +54,8 @@ class WritableHub:
 def serve_writable_hub() -> Iterator[WritableHub]:
     """Serve until the block ends."""
     hub = WritableHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(_handler(hub)) as hub.endpoint:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _handler(hub: WritableHub) -> type[BaseHTTPRequestHandler]:
