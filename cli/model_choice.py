@@ -123,15 +123,23 @@ def layers_asked(
     weights: Weights,
     exceptions: Sequence[str] | None,
     int4_group: int | None,
+    *,
+    int4_zero_points: bool,
     calibration: CalibrationTexts | None,
 ) -> LayerWeights | None:
     """What the flags say of layers, None when they say nothing; raises InputError."""
     from worker.llm.layer_weights import INT4_GROUPS, LayerWeights, parse_exceptions
 
-    if not exceptions and int4_group is None and calibration is None:
+    if not (exceptions or int4_group is not None or int4_zero_points or calibration):
         return None
     group = INT4_GROUPS[0] if int4_group is None else int4_group
-    return LayerWeights(weights, parse_exceptions(exceptions or ()), group, calibration)
+    return LayerWeights(
+        weights,
+        parse_exceptions(exceptions or ()),
+        group,
+        int4_zero_points=int4_zero_points,
+        calibration=calibration,
+    )
 
 
 def ipex_options_asked(weights: Weights, options: Sequence[str] | None) -> IpexRecipe | None:

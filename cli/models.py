@@ -47,6 +47,7 @@ def add(
     ] = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    int4_zero_points: options.Int4ZeroPoints = False,
     calibrate: options.Calibrate = None,
     calibrate_answers: options.CalibrateAnswers = None,
     ipex_options: options.IpexOptions = None,
@@ -63,7 +64,13 @@ def add(
         source,
         name=name,
         weights=weights,
-        layers=layers_asked(weights, exceptions, int4_group, calibration),
+        layers=layers_asked(
+            weights,
+            exceptions,
+            int4_group,
+            int4_zero_points=int4_zero_points,
+            calibration=calibration,
+        ),
         ipex=ipex_options_asked(weights, ipex_options),
         revision=revision,
     )

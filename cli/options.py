@@ -39,6 +39,10 @@ Int4Group = Annotated[
     int | None,
     typer.Option("--int4-group", metavar="N", help="Inputs that share a scale: 128, 64 or 32."),
 ]
+Int4ZeroPoints = Annotated[
+    bool,
+    typer.Option("--int4-zero-points", help="Each such group also says what means zero."),
+]
 Calibrate = Annotated[
     Path | None,
     typer.Option(

@@ -31,6 +31,7 @@ def quantize(
     backend: For = None,
     exceptions: options.Exceptions = None,
     int4_group: options.Int4Group = None,
+    int4_zero_points: options.Int4ZeroPoints = False,
     calibrate: options.Calibrate = None,
     calibrate_answers: options.CalibrateAnswers = None,
     ipex_options: options.IpexOptions = None,
@@ -56,7 +57,13 @@ def quantize(
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
     calibration = calibration_asked(calibrate, calibrate_answers)
-    layers = layers_asked(weights, exceptions, int4_group, calibration)
+    layers = layers_asked(
+        weights,
+        exceptions,
+        int4_group,
+        int4_zero_points=int4_zero_points,
+        calibration=calibration,
+    )
     ipex = ipex_options_asked(weights, ipex_options)
     entry = requantize(open_registry(settings), settings, ModelKey(name, weights), layers, ipex)
     if plan is None:

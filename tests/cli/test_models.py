@@ -81,6 +81,15 @@ def test_int4_is_calibrated_on_requests_and_their_answers(console: Console, tmp_
     assert other["recipe"]["calibration"] != made["recipe"]["calibration"]
 
 
+def test_int4_gets_zero_points_when_it_is_asked_for(console: Console) -> None:
+    add = ("model", "add", MODEL, "--name", "small", "--weights", "int4", "--json")
+    made = json.loads(console.succeed(*add, "--int4-zero-points"))
+    assert made["recipe"]["zeros"] == "per group"
+    assert json.loads(console.succeed(*add))["digest"] == made["digest"]
+    plain = json.loads(console.succeed(*add, "--int4-group", "128"))
+    assert "zeros" not in plain["recipe"]
+
+
 def test_what_nothing_can_be_calibrated_on_is_refused(console: Console, tmp_path: Path) -> None:
     foreign = tmp_path / "answers.jsonl"
     foreign.write_text('{"custom_id": "nobody", "answer": "42"}\n')

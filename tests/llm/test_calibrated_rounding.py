@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.model_key import Weights
 from worker.llm.calibrated_rounding import round_calibrated
-from worker.llm.quantize import dequantize_int4, int4_scale, quantize_linear, unpack_nibbles
+from worker.llm.quantize import dequantize_int4, int4_grid, quantize_linear, unpack_nibbles
 
 SHAPES = [(5, 32, 128), (48, 112, 32), (33, 160, 64), (17, 384, 128), (3000, 64, 32), (9, 50, 128)]
 
@@ -20,18 +20,20 @@ def inputs_that_go_together(columns: int, rows: int = 600) -> Tensor:
 
 
 def restored(stored: dict[str, Tensor], columns: int) -> Tensor:
-    return dequantize_int4(stored["weight"], stored["scale"])[:, :columns]
+    return dequantize_int4(stored["weight"], stored["scale"], stored.get("zero"))[:, :columns]
 
 
+@pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_are_nearer_than_those_of_weights_rounded_apart(
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int], zero_points: bool
 ) -> None:
     torch.manual_seed(3)
     outputs, columns, group = shape
     weight, seen = torch.randn(outputs, columns), inputs_that_go_together(columns)
-    apart = quantize_linear(weight, Weights.INT4, group)
-    calibrated = round_calibrated(weight, seen.t() @ seen, group)
+    apart = quantize_linear(weight, Weights.INT4, group, int4_zero_points=zero_points)
+    moment = seen.t() @ seen
+    calibrated = round_calibrated(weight, moment, group, int4_zero_points=zero_points)
 
     def error(stored: dict[str, Tensor]) -> float:
         return (seen @ (restored(stored, columns) - weight).t()).square().sum().item()
@@ -40,7 +42,9 @@ def test_outputs_are_nearer_than_those_of_weights_rounded_apart(
     assert {name: tensor.shape for name, tensor in calibrated.items()} == {
         name: tensor.shape for name, tensor in apart.items()
     }
-    assert torch.equal(calibrated["scale"], apart["scale"])
+    assert ("zero" in apart) is zero_points
+    for part in apart.keys() - {"weight"}:
+        assert torch.equal(calibrated[part], apart[part])
 
 
 @pytest.mark.parametrize("moment", [torch.eye(96) * 5, torch.zeros(96, 96)])
@@ -74,7 +78,8 @@ def test_it_is_gptq() -> None:
 
 
 def textbook(weight: Tensor, moment: Tensor) -> Tensor:
-    scale = int4_scale(weight.view(24, 4, 32)).squeeze(-1).double().repeat_interleave(32, 1)
+    grid = int4_grid(weight.view(24, 4, 32), zero_points=False)
+    scale = grid.scale.squeeze(-1).double().repeat_interleave(32, 1)
     damping = 0.01 * moment.diagonal().mean()
     inverse = (moment + damping * torch.eye(128)).double().inverse()
     rest, values = weight.double().clone(), torch.zeros(24, 128, dtype=torch.float64)

@@ -177,7 +177,7 @@ def test_an_artifact_is_found_again_by_the_texts_it_was_calibrated_on(tmp_path: 
 
     def digest(*texts: str) -> str:
         sample = CalibrationTexts(tuple(CalibrationText(TextPrompt(text=each)) for each in texts))
-        layers = LayerWeights(Weights.INT4, (), 32, sample if texts else None)
+        layers = LayerWeights(Weights.INT4, (), 32, calibration=sample)
         asked = layers if texts else None
         return add_model(registry, str(folder), weights=Weights.INT4, layers=asked).digest
 

@@ -86,6 +86,7 @@ def test_a_model_of_mixed_weights_is_stored_loaded_and_near_the_full_one(
         LayerWeights(Weights.BF16, (("lm_head", Weights.INT8),)),
         LayerWeights(Weights.INT4, (("lm_head", Weights.BF16),)),
         LayerWeights(Weights.BF16),
+        LayerWeights(Weights.INT4, MIXED.exceptions, int4_zero_points=True),
     ],
 )
 def test_tensors_are_counted(source: Path, layers: LayerWeights) -> None:
@@ -120,6 +121,19 @@ def test_an_artifact_is_made_again_only_for_other_exceptions(source: Path, tmp_p
     assert digest(None) == plain
 
 
+def test_zero_points_are_a_recipe_of_their_own(source: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    shifted = LayerWeights(Weights.INT4, int4_zero_points=True)
+    entries = [
+        add_model(registry, str(source), weights=Weights.INT4, name="x", layers=layers)
+        for layers in (LayerWeights(Weights.INT4), shifted, None, shifted)
+    ]
+    assert [entry.recipe.get("zeros") for entry in entries] == [None, *["per group"] * 3]
+    artifact = open_artifact(entries[-1].folder, verify=False)
+    assert "layers.0.qkv.zero" in StoredTensors(artifact.tensor_files)
+    assert logits(load_model(artifact)).isfinite().all()
+
+
 def test_exceptions_are_read_from_text() -> None:
     assert parse_exceptions(["lm_head=int8", "layers.0.*=bf16"]) == (
         ("lm_head", Weights.INT8), ("layers.0.*", Weights.BF16)
@@ -136,8 +150,9 @@ def test_what_does_not_go_together_is_refused(source: Path, tmp_path: Path) -> N
         LayerWeights(Weights.INT8, (("lm_head", Weights.FP32),))
     with pytest.raises(InputError, match="128, 64, 32"):
         LayerWeights(Weights.INT4, int4_group=16)
-    with pytest.raises(InputError, match="no layer gets int4"):
-        LayerWeights(Weights.INT8, int4_group=32)
+    for options in ({"int4_group": 32}, {"int4_zero_points": True}):
+        with pytest.raises(InputError, match="no layer gets int4"):
+            LayerWeights(Weights.INT8, **options)
     for pattern in ("model.layers.0.*", "layers.2.qkv", "lm_heads"):
         layers = LayerWeights(Weights.INT4, (("layers.*", Weights.INT8), (pattern, Weights.BF16)))
         with pytest.raises(InputError, match=r"fits no layer .* layers\.0\.down"):

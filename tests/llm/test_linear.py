@@ -131,6 +131,21 @@ def test_int4_weights_are_within_ten_percent_of_float(shape: tuple[int, int]) ->
     assert torch.equal(restored[:, shape[1] :], torch.zeros_like(restored[:, shape[1] :]))
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.0, -3.0])
+def test_zero_points_come_nearer_and_are_what_the_layer_computes(shift: float) -> None:
+    torch.manual_seed(5)
+    weight, x = torch.randn(96, 256) + shift, torch.randn(5, 256).bfloat16()
+    apart = quantize_linear(weight, Weights.INT4, 64)
+    stored = quantize_linear(weight, Weights.INT4, 64, int4_zero_points=True)
+    assert stored["zero"].shape == stored["scale"].shape
+    restored = dequantize_int4(stored["weight"], stored["scale"], stored["zero"])
+    symmetric = dequantize_int4(apart["weight"], apart["scale"])
+    assert relative_error(restored, weight) < 0.98 * relative_error(symmetric, weight)
+    layer = build_linear(stored, Weights.INT4)
+    # the kernel takes the shift by a zero point in bfloat16
+    assert relative_error(multiply(layer, x), x.double() @ restored.double().T) < 5e-3
+
+
 def test_int4_weights_take_at_most_six_tenths_of_a_byte() -> None:
     for shape in [(256, 384), (1000, 448), (97, 2048)]:
         stored = quantize_linear(torch.randn(shape), Weights.INT4)

@@ -23,7 +23,7 @@ from worker.llm.native.linear import (
     is_compiled_faster,
 )
 from worker.llm.packed import Segment, pack_step
-from worker.llm.quantize import dequantize_int4, quantize_linear
+from worker.llm.quantize import dequantize_int4, quantize_linear, unpack_nibbles
 from worker.llm.rows import Rows
 
 pytestmark = needs_cpu
@@ -69,6 +69,23 @@ def test_the_product_is_exact(
     layer, matrix = build(kernels, weights, shape, bias=bias)
     x = quantize_activations(torch.randn(rows, shape[1]))
     expected = meant(x) @ matrix.T + bias.double()
+    assert (layer(x).applied().double() - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [1, 12, 25])
+def test_zero_points_of_groups_are_taken_off(
+    kernels: Kernels, shape: tuple[int, int], rows: int
+) -> None:
+    torch.manual_seed(rows)
+    stored = quantize_linear(torch.randn(*shape), Weights.INT4)
+    zero = torch.randint(0, 16, stored["scale"].shape, dtype=torch.uint8)
+    layer = CompiledLinear(kernels, stored | {"zero": zero}, Weights.INT4, torch.float32)
+    grouped = unpack_nibbles(stored["weight"]).double().view(*zero.shape, -1)
+    meant_of = (grouped - zero.double().unsqueeze(-1)) * stored["scale"].double().unsqueeze(-1)
+    matrix = meant_of.flatten(1)[:, : shape[1]]
+    x = quantize_activations(torch.randn(rows, shape[1]))
+    expected = meant(x) @ matrix.T
     assert (layer(x).applied().double() - expected).abs().max() < 1e-5 * expected.abs().max()
 
 

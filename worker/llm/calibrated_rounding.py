@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worker.llm.layer_weights import INT4_GROUPS, largest_group
-from worker.llm.quantize import INT4_ZERO, int4_scale, pack_nibbles
+from worker.llm.quantize import INT4_LIMIT, Int4Grid, int4_grid, pack_nibbles
 
 # Of the mean of the diagonal, added to it: enough unless inputs are copies of each other.
 _DAMPINGS = (0.01, 0.1, 1.0)
@@ -31,7 +31,9 @@ class _Plan:
     carry: Tensor  # (K', K') upper triangular: how much of an error goes to which later input
 
 
-def round_calibrated(weight: Tensor, moment: Tensor, int4_group: int) -> dict[str, Tensor]:
+def round_calibrated(
+    weight: Tensor, moment: Tensor, int4_group: int, *, int4_zero_points: bool = False
+) -> dict[str, Tensor]:
     """What `quantize_linear` stores of a weight (N, K) in int4, by what its inputs were.
 
     `moment` (K, K) float32 is the sum of x xᵀ over inputs x. Deterministic on one machine; two may
@@ -41,9 +43,12 @@ def round_calibrated(weight: Tensor, moment: Tensor, int4_group: int) -> dict[st
     weight, moment = F.pad(weight, (0, missing)), F.pad(moment, (0, missing, 0, missing))
     group = largest_group(weight.size(1), int4_group)
     plan = _plan(moment)
-    done = [_round_rows(rows.float(), plan, group) for rows in torch.split(weight, _ROWS)]
-    values, scales = zip(*done, strict=True)
-    return {"weight": torch.cat(values), "scale": torch.cat(scales)}
+    done = []
+    for rows in torch.split(weight, _ROWS):
+        grouped = rows.float().view(rows.size(0), -1, group)
+        grid = int4_grid(grouped, zero_points=int4_zero_points)
+        done.append({"weight": _round_rows(grouped, grid, plan), **grid.stored})
+    return {part: torch.cat([rows[part] for rows in done]) for part in done[0]}
 
 
 def _plan(moment: Tensor) -> _Plan:
@@ -64,22 +69,24 @@ def _plan(moment: Tensor) -> _Plan:
     return _Plan(order, carry)
 
 
-def _round_rows(weight: Tensor, plan: _Plan, group: int) -> tuple[Tensor, Tensor]:
-    """Nibbles (n, K'/2) and scales (n, K'/group) of rows (n, K')."""
-    scale = int4_scale(weight.view(weight.size(0), -1, group)).squeeze(-1)  # (n, K'/group)
-    of_inputs = scale.float().t()[plan.order // group]  # (K', n)
-    rest = weight.t()[plan.order]  # (K', n): what is still to be rounded, errors made up for
+def _round_rows(grouped: Tensor, grid: Int4Grid, plan: _Plan) -> Tensor:
+    """Packed nibbles (n, K'/2) of rows (n, K'/group, group)."""
+    group_of = plan.order // grouped.size(2)
+    scales = grid.scale.float().squeeze(-1).t()[group_of]  # (K', n)
+    zeros = grid.zeros.squeeze(-1).t()[group_of]
+    rest = grouped.flatten(1).t()[plan.order]  # (K', n): what is still to be rounded
     values = torch.empty(rest.shape, dtype=torch.uint8)
     for start in range(0, rest.size(0), _BLOCK):
         stop = min(start + _BLOCK, rest.size(0))
         errors = torch.empty_like(rest[start:stop])
         for row in range(start, stop):
-            nibbles = (rest[row] / of_inputs[row]).round_().clamp_(-INT4_ZERO, INT4_ZERO - 1)
-            values[row] = nibbles.add(INT4_ZERO)
-            error = (rest[row] - nibbles * of_inputs[row]) / plan.carry[row, row]
+            nibbles = (rest[row] / scales[row]).round_().add_(zeros[row]).clamp_(0, INT4_LIMIT)
+            values[row] = nibbles
+            meant = (nibbles - zeros[row]) * scales[row]
+            error = (rest[row] - meant) / plan.carry[row, row]
             rest[row + 1 : stop].addr_(plan.carry[row, row + 1 : stop], error, alpha=-1)
             errors[row - start] = error
         rest[stop:].addmm_(plan.carry[start:stop, stop:].t(), errors, alpha=-1)
     back = torch.empty_like(plan.order)
     back[plan.order] = torch.arange(back.numel())
-    return pack_nibbles(values[back].t().contiguous()), scale
+    return pack_nibbles(values[back].t().contiguous())

@@ -126,6 +126,8 @@ def tensor_count(
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
     per_layer = norms + 4 * (1 + keeps_zeros) + biases
     head = _has_own_head(layers) or not config.tie_word_embeddings
+    if layers.int4_zero_points and not keeps_zeros:
+        quantized += sum(layers.of(name) is Weights.INT4 for name in layer_names(config))
     return 2 + config.num_layers * per_layer + quantized + head
 
 
@@ -289,11 +291,11 @@ def _stored(
     layers: LayerWeights,
     moments: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
-    kind = layers.of(name)
+    kind, group, zeros = layers.of(name), layers.int4_group, layers.int4_zero_points
     if kind is Weights.INT4 and name in moments:
-        tensors = round_calibrated(weight, moments[name], layers.int4_group)
+        tensors = round_calibrated(weight, moments[name], group, int4_zero_points=zeros)
     else:
-        tensors = quantize_linear(weight, kind, layers.int4_group)
+        tensors = quantize_linear(weight, kind, group, int4_zero_points=zeros)
     yield from _named(name, tensors, bias, layers)
 
 

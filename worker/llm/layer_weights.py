@@ -27,6 +27,7 @@ class LayerWeights:
     usual: Weights
     exceptions: tuple[tuple[str, Weights], ...] = ()
     int4_group: int = INT4_GROUPS[0]
+    int4_zero_points: bool = False  # of each group; else the middle means zero in all
     calibration: CalibrationTexts | None = None  # how int4 weights are rounded; None: each apart
 
     def __post_init__(self) -> None:
@@ -39,6 +40,8 @@ class LayerWeights:
         if Weights.INT4 not in kinds:
             if self.int4_group != INT4_GROUPS[0]:
                 raise InputError("no layer gets int4 weights: leave out --int4-group")
+            if self.int4_zero_points:
+                raise InputError("no layer gets int4 weights: leave out --int4-zero-points")
             if self.calibration is not None:
                 raise InputError("no layer gets int4 weights: leave out --calibrate")
 
@@ -72,6 +75,8 @@ class LayerWeights:
             said["exceptions"] = ",".join(f"{name}={weights}" for name, weights in self.exceptions)
         if self.int4_group != INT4_GROUPS[0]:
             said["group"] = self.int4_group
+        if self.int4_zero_points:
+            said["zeros"] = "per group"
         if self.calibration is not None:
             said["calibration"] = self.calibration.digest
         return said

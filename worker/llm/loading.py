@@ -180,8 +180,7 @@ def fastest_linear(
         raise UnsupportedModel(
             f"a layer has {inputs} inputs, int8 weights can have {INT8_INPUTS}: use bf16 or int4"
         )
-    # the compiled kernels know no zero points
-    if kernels is not None and "zero" not in parts and is_compiled_faster(inputs, weights):
+    if kernels is not None and is_compiled_faster(inputs, weights):
         return CompiledLinear(kernels, parts, weights, output_dtype)
     return build_linear(parts, weights, output_dtype=output_dtype)
 

@@ -7,6 +7,7 @@ for a kernel happens when an artifact is loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,26 +20,32 @@ from worker.llm.layer_weights import INT4_GROUPS, largest_group
 # Rows are independent, so a matrix is done in pieces that stay in the cache: five times as fast.
 CHUNK_ELEMENTS = 1 << 19
 INT8_LIMIT = 127
-INT4_ZERO = 8  # a stored nibble 0…15 means -8…7
+INT4_LIMIT = 15
+INT4_ZERO = 8  # a stored nibble 0…15 means -8…7, unless its group has a zero point
 # Of every group's scales the one with the least squared error is kept. Measured on normal weights,
 # these four come within 1 % of a search over sixteen.
 INT4_TRIES = (1.0, 0.94, 0.88, 0.82)
 
 
 def quantize_linear(
-    weight: Tensor, weights: Weights, int4_group: int = INT4_GROUPS[0]
+    weight: Tensor,
+    weights: Weights,
+    int4_group: int = INT4_GROUPS[0],
+    *,
+    int4_zero_points: bool = False,
 ) -> dict[str, Tensor]:
     """The tensors to store for a weight (N, K) in the format `weights`.
 
     fp32, bf16: weight (N, K). int8: weight (N, K) int8 and scale (N,) float32, symmetric per
     output. int4: weight (N, K'/2) uint8 with two nibbles each, the even column in the low one, and
     scale (N, K'/group) bfloat16; K' is K filled up with zeros to a multiple of 32, and the group is
-    `int4_group`, or the next smaller one that divides K'.
+    `int4_group`, or the next smaller one that divides K'. With `int4_zero_points` also zero
+    (N, K'/group) uint8, the nibble of each group that means zero; else it is 8 in all.
     """
     if weights is Weights.INT8:
         return _by_rows(weight, _int8_rows)
     if weights is Weights.INT4:
-        return _by_rows(weight, partial(_int4_rows, most=int4_group))
+        return _by_rows(weight, partial(_int4_rows, most=int4_group, zero_points=int4_zero_points))
     return {"weight": weight.to(torch.float32 if weights is Weights.FP32 else torch.bfloat16)}
 
 
@@ -64,20 +71,84 @@ def stored_layout(
     return {"weight": ((outputs, inputs), dtype)}
 
 
+@dataclass(frozen=True, slots=True)
+class Int4Grid:
+    """What the nibbles of groups stand for: (nibble - zero) * scale."""
+
+    scale: Tensor  # (N, K'/group, 1) bfloat16
+    zero: Tensor | None  # the same in float32, 0…15; None: INT4_ZERO in all
+
+    @property
+    def zeros(self) -> Tensor:
+        """(N, K'/group, 1) float32."""
+        if self.zero is None:
+            return torch.full(self.scale.shape, float(INT4_ZERO))
+        return self.zero
+
+    def steps(self, grouped: Tensor) -> Tensor:
+        """How many scales from zero the values (N, K'/group, group) are rounded to, in float32."""
+        steps = (grouped / self.scale.float()).round_()
+        if self.zero is None:
+            return steps.clamp_(-INT4_ZERO, INT4_LIMIT - INT4_ZERO)
+        return steps.clamp_(-self.zero, INT4_LIMIT - self.zero)
+
+    @property
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors beside the nibbles."""
+        scale = {"scale": self.scale.squeeze(-1)}
+        if self.zero is None:
+            return scale
+        return scale | {"zero": self.zero.squeeze(-1).to(torch.uint8)}
+
+
+def int4_grid(grouped: Tensor, *, zero_points: bool) -> Int4Grid:
+    """Of a few scales for each group of values (N, K'/group, group) those with the least error.
+
+    Without zero points they put the value farthest from zero at or beyond -8. Such a scale may be
+    negative: -8 is the only end with eight steps, whatever that value's sign.
+    """
+    low, high = grouped.aminmax(dim=-1, keepdim=True)
+    if zero_points:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        span = (high - low) / INT4_LIMIT
+    else:
+        span = torch.where(-low >= high, low, high) / -INT4_ZERO
+    span = torch.where(span != 0, span, 1.0)
+    best = torch.empty_like(span, dtype=torch.bfloat16)
+    best_zero = torch.empty_like(span) if zero_points else None
+    least = torch.full_like(span, torch.inf)
+    for factor in INT4_TRIES:
+        scale = (span * factor).to(torch.bfloat16)
+        zero = _zero_points(low * factor, scale) if zero_points else None
+        steps = Int4Grid(scale, zero).steps(grouped)
+        squared = steps.mul_(scale.float()).sub_(grouped).square_().sum(dim=-1, keepdim=True)
+        is_better = squared < least
+        best = torch.where(is_better, scale, best)
+        if zero is not None and best_zero is not None:
+            best_zero = torch.where(is_better, zero, best_zero)
+        least = torch.minimum(squared, least)
+    return Int4Grid(best, best_zero)
+
+
+def _zero_points(low: Tensor, scale: Tensor) -> Tensor:
+    """Where zero is, counted from the least value in steps of the scale."""
+    return (-low / scale.float()).round_().clamp_(0, INT4_LIMIT)
+
+
 def dequantized(stored: Mapping[str, Tensor], name: str) -> Tensor:
     """The float32 matrix (N, K), or (N, K') of int4, that the stored weight of that name means."""
     weight = stored[f"{name}.weight"]
     if weight.dtype is torch.uint8:
-        return dequantize_int4(weight, stored[f"{name}.scale"])
+        return dequantize_int4(weight, stored[f"{name}.scale"], stored.get(f"{name}.zero"))
     if weight.dtype is torch.int8:
         return weight.float() * stored[f"{name}.scale"].unsqueeze(1)
     return weight.float()
 
 
-def dequantize_int4(weight: Tensor, scale: Tensor) -> Tensor:
+def dequantize_int4(weight: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """The float32 matrix (N, K') that a stored int4 weight stands for."""
-    values = unpack_nibbles(weight).to(torch.float32) - INT4_ZERO
-    grouped = values.view(*scale.shape, -1)  # (N, K'/group, group)
+    grouped = unpack_nibbles(weight).float().view(*scale.shape, -1)  # (N, K'/group, group)
+    grouped = grouped - (INT4_ZERO if zero is None else zero.unsqueeze(-1))
     return (grouped * scale.float().unsqueeze(-1)).flatten(1)
 
 
@@ -93,48 +164,24 @@ def pack_nibbles(values: Tensor) -> Tensor:
 
 
 def _by_rows(
-    weight: Tensor, quantize_rows: Callable[[Tensor], tuple[Tensor, Tensor]]
+    weight: Tensor, quantize_rows: Callable[[Tensor], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     rows = max(1, CHUNK_ELEMENTS // weight.size(1))
     done = [quantize_rows(chunk.to(torch.float32)) for chunk in torch.split(weight, rows)]
-    values, scales = zip(*done, strict=True)
-    return {"weight": torch.cat(values), "scale": torch.cat(scales)}
+    return {part: torch.cat([rows[part] for rows in done]) for part in done[0]}
 
 
-def _int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _int8_rows(weight: Tensor) -> dict[str, Tensor]:
     scale = weight.abs().amax(dim=1) / INT8_LIMIT  # (N,)
     scale = torch.where(scale > 0, scale, 1.0)
     values = (weight / scale.unsqueeze(1)).round_().clamp_(-INT8_LIMIT, INT8_LIMIT)
-    return values.to(torch.int8), scale
+    return {"weight": values.to(torch.int8), "scale": scale}
 
 
-def _int4_rows(weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def _int4_rows(weight: Tensor, most: int, zero_points: bool) -> dict[str, Tensor]:
     weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
     group = largest_group(weight.size(1), most)
     grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
-    scale = int4_scale(grouped)  # (N, K'/group, 1)
-    values = _int4_values(grouped, scale).add_(INT4_ZERO).to(torch.uint8).flatten(1)
-    return pack_nibbles(values), scale.squeeze(-1)
-
-
-def int4_scale(grouped: Tensor) -> Tensor:
-    """The best of a few scales that put the value farthest from zero at or beyond -8.
-
-    A scale may be negative: -8 is the only end with eight steps, whatever that value's sign.
-    """
-    low, high = grouped.aminmax(dim=-1, keepdim=True)
-    base = torch.where(-low >= high, low, high) / -INT4_ZERO
-    base = torch.where(base != 0, base, 1.0)
-    best = torch.empty_like(base, dtype=torch.bfloat16)
-    least = torch.full_like(base, torch.inf)
-    for factor in INT4_TRIES:
-        scale = (base * factor).to(torch.bfloat16)
-        error = (_int4_values(grouped, scale) * scale.float()).sub_(grouped)
-        squared = error.square_().sum(dim=-1, keepdim=True)
-        best = torch.where(squared < least, scale, best)
-        least = torch.minimum(squared, least)
-    return best
-
-
-def _int4_values(grouped: Tensor, scale: Tensor) -> Tensor:
-    return (grouped / scale.float()).round_().clamp_(-INT4_ZERO, INT4_ZERO - 1)
+    grid = int4_grid(grouped, zero_points=zero_points)
+    nibbles = grid.steps(grouped).add_(grid.zeros).to(torch.uint8).flatten(1)
+    return {"weight": pack_nibbles(nibbles), **grid.stored}

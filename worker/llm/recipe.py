@@ -16,7 +16,7 @@ from worker.llm.layer_weights import INT4_GROUPS, LayerWeights
 
 RECIPE_VERSION = 1  # counts up whenever the same checkpoint would give other tensors
 # What flags choose beside the kind of weights: an artifact may have any of it unless they do.
-ASKED_KEYS = frozenset({"exceptions", "group", "calibration", *OPTIONS})
+ASKED_KEYS = frozenset({"exceptions", "group", "zeros", "calibration", *OPTIONS})
 # What a checkpoint decides whose integers are kept: an artifact of the same source says it again.
 KEPT_KEYS = frozenset({"rounding", "group"})
 
@@ -34,8 +34,8 @@ def recipe(
     """
     if layers is not None and backend is not BackendName.NATIVE:
         raise InputError(
-            f"the {backend} backend rounds all layers alike: leave out --except, --int4-group and "
-            "--calibrate, or use --backend native"
+            f"the {backend} backend has no choice of layers or roundings: leave out --except, "
+            "--int4-group, --int4-zero-points and --calibrate, or use --backend native"
         )
     if ipex is not None and backend is not BackendName.IPEX:
         raise InputError(

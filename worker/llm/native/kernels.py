@@ -28,7 +28,7 @@ _SIGNATURES = {
     "nightshift_quantize": [_Pointer] * 3 + [_Int] * 2,
     "nightshift_rotate_and_cache": [_Pointer] * 8 + [_Int] * 4,
     "nightshift_multiply_int8": [_Pointer] * 7 + [_Int] * 3,
-    "nightshift_multiply_int4": [_Pointer] * 7 + [_Int] * 5,
+    "nightshift_multiply_int4": [_Pointer] * 8 + [_Int] * 5,
     "nightshift_pack_int8": [_Pointer] * 2 + [_Int] * 2,
     "nightshift_pack_int4": [_Pointer] * 2 + [_Int] * 2,
 }
@@ -120,9 +120,18 @@ class Kernels:
         )  # fmt: skip
 
     def multiply_int4(
-        self, x: Rows, panels: Tensor, scales: Tensor, bias: Tensor | None, output: Tensor
+        self,
+        x: Rows,
+        panels: Tensor,
+        scales: Tensor,
+        bias: Tensor | None,
+        output: Tensor,
+        zeros: Tensor | None = None,
     ) -> None:
-        """The same with scales (K'/group, N') bfloat16; x may have fewer than K' columns."""
+        """The same with scales (K'/group, N') bfloat16; x may have fewer than K' columns.
+
+        `zeros` (K'/group, N') uint8 are the nibbles that mean zero, where they are not all 8.
+        """
         rows, outputs = output.shape
         inputs, filled = x.values.size(1), panels.size(1) * 2
         groups = scales.size(0)
@@ -132,6 +141,7 @@ class Kernels:
             *_bytes(x, rows, inputs),
             _address(panels, filled_outputs(outputs), filled // 2, dtype=torch.uint8),
             _address(scales, groups, filled_outputs(outputs)),
+            None if zeros is None else _address(zeros, *scales.shape, dtype=torch.uint8),
             None if bias is None else _address(bias, outputs),
             *_narrow_or_wide(output),
             rows, inputs, outputs, filled, filled // groups,

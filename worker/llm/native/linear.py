@@ -6,7 +6,8 @@ its speed. Biases and scales are applied before the result is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class CompiledLinear:
         weight, scale = stored["weight"], stored["scale"]
         self._outputs = weight.size(0)
         filling = (0, filled_outputs(self._outputs) - self._outputs)
+        self._zero: Tensor | None = None
+        self._multiply: Callable[[Rows, Tensor, Tensor, Tensor | None, Tensor], None]
         if weights is Weights.INT8:
             self._panels = kernels.pack_int8(weight)
             self._scale = F.pad(scale, filling)  # (N',)
@@ -43,7 +46,8 @@ class CompiledLinear:
         else:
             self._panels = kernels.pack_int4(weight)
             self._scale = F.pad(scale.t(), filling).contiguous()  # (K'/group, N')
-            self._multiply = kernels.multiply_int4
+            self._zero = _zero_points(stored, filling)
+            self._multiply = partial(kernels.multiply_int4, zeros=self._zero)
         self._bias = stored.get("bias")
         self._output_dtype = output_dtype
 
@@ -56,7 +60,13 @@ class CompiledLinear:
 
     @property
     def weight_bytes(self) -> int:
-        return self._panels.nbytes + self._scale.nbytes
+        zero_bytes = 0 if self._zero is None else self._zero.nbytes
+        return self._panels.nbytes + self._scale.nbytes + zero_bytes
+
+
+def _zero_points(stored: Mapping[str, Tensor], filling: tuple[int, int]) -> Tensor | None:
+    """(K'/group, N') uint8 of weights that have them."""
+    return F.pad(stored["zero"].t(), filling).contiguous() if "zero" in stored else None
 
 
 def is_compiled_faster(inputs: int, weights: Weights) -> bool:

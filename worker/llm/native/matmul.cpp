@@ -2,7 +2,7 @@
 //
 // The weights are the unsigned operand and four activations at a time the signed, broadcast one.
 // So the nibbles of int4 weights are multiplied as they lie in memory, without a pass that unpacks
-// them; their zero point is taken off by starting a sum at -zero * (sum of the activations).
+// them; their zero points are taken off by starting a sum at -zero * (sum of the activations).
 //
 // A panel is 32 outputs: for every 4 inputs two vectors of int8, for every 8 inputs two vectors of
 // int4 (first four inputs in the low nibbles). A tile is up to 12 rows: its 24 sums stay in
@@ -54,6 +54,19 @@ inline void start_sums(Sums<ROWS>& sums, const int32_t* row_sums, int stride, in
     for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_set1_epi32(-zero * row_sums[r * stride]);
 }
 
+// The same where each of a panel's outputs has a zero of its own.
+template <int ROWS>
+inline void start_sums(Sums<ROWS>& sums, const int32_t* row_sums, int stride,
+                       const uint8_t* zeros) {
+  for (int v = 0; v < VECTORS; v++) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros + v * LANES));
+    const __m512i zero = _mm512_cvtepu8_epi32(narrow);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++)
+      sums[r][v] = _mm512_mullo_epi32(zero, _mm512_set1_epi32(-row_sums[r * stride]));
+  }
+}
+
 template <int ROWS>
 inline void add_quad(Sums<ROWS>& sums, const __m512i* weights, const int32_t* activations) {
 #pragma GCC unroll 12
@@ -91,8 +104,9 @@ struct Int8Weights {
 };
 
 struct Int4Weights {
-  const uint8_t* panels;  // (N' / 32, K' / 8, 32, 4), two nibbles of weight + 8 each
+  const uint8_t* panels;  // (N' / 32, K' / 8, 32, 4), two nibbles of weight + zero each
   const bfloat* scales;   // (K' / group, N')
+  const uint8_t* zeros;   // the same, null where all are 8
   int outputs, group_quads;
 
   template <int ROWS>
@@ -102,8 +116,12 @@ struct Int4Weights {
     const int32_t* row_sums = rows.sums.data() + static_cast<size_t>(first) * rows.groups;
     const __m512i nibble = _mm512_set1_epi8(15);
     for (int g = 0; g < rows.groups; g++) {
+      const size_t outputs_at = static_cast<size_t>(g) * outputs + panel * PANEL;
       Sums<ROWS> sums;
-      start_sums<ROWS>(sums, row_sums + g, rows.groups, INT4_ZERO);
+      if (zeros == nullptr)
+        start_sums<ROWS>(sums, row_sums + g, rows.groups, INT4_ZERO);
+      else
+        start_sums<ROWS>(sums, row_sums + g, rows.groups, zeros + outputs_at);
       for (int q = 0; q < group_quads; q += 2, weights += PANEL * QUAD, activations += 2 * ROWS) {
         prefetch(weights + AHEAD_BYTES);
         const __m512i a = _mm512_loadu_si512(weights), b = _mm512_loadu_si512(weights + 64);
@@ -114,8 +132,7 @@ struct Int4Weights {
         add_quad<ROWS>(sums, high, activations + ROWS);
       }
       for (int v = 0; v < VECTORS; v++) {
-        const size_t at = static_cast<size_t>(g) * outputs + panel * PANEL + v * LANES;
-        const __m512 scale = load_bfloat(scales + at);
+        const __m512 scale = load_bfloat(scales + outputs_at + v * LANES);
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
           float* to = output + r * PANEL + v * LANES;
@@ -236,14 +253,15 @@ void nightshift_multiply_int8(const uint8_t* bytes, const float* factors, const 
   run(Int8Weights{panels, scales}, bytes, factors, output, rows, inputs, inputs / QUAD, 1);
 }
 
-// The same with scales (filled / group, N'); `filled` is inputs filled up to whole groups.
+// The same with scales and zeros (filled / group, N'); zeros may be null, which means 8 each.
+// `filled` is inputs filled up to whole groups.
 void nightshift_multiply_int4(const uint8_t* bytes, const float* factors, const uint8_t* panels,
-                              const bfloat* scales, const bfloat* bias, bfloat* narrow,
-                              float* wide, int rows, int inputs, int outputs, int filled,
-                              int group) {
+                              const bfloat* scales, const uint8_t* zeros, const bfloat* bias,
+                              bfloat* narrow, float* wide, int rows, int inputs, int outputs,
+                              int filled, int group) {
   const Output output{narrow, wide, bias, outputs};
   const int padded = (outputs + PANEL - 1) / PANEL * PANEL;
-  const Int4Weights weights{panels, scales, padded, group / QUAD};
+  const Int4Weights weights{panels, scales, zeros, padded, group / QUAD};
   run(weights, bytes, factors, output, rows, inputs, filled / QUAD, filled / group);
 }
 
