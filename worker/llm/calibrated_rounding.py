@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.llm.layer_weights import INT4_GROUPS, largest_group
-from worker.llm.quantize import INT4_LIMIT, Int4Grid, int4_grid, pack_nibbles
+from worker.llm.layer_weights import INT4_GROUPS
+from worker.llm.quantize import INT4_LIMIT, Int4Grid, by_rows, in_groups, int4_grid, pack_nibbles
 
 # Of the mean of the diagonal, added to it: enough unless inputs are copies of each other.
 _DAMPINGS = (0.01, 0.1, 1.0)
@@ -40,15 +40,14 @@ def round_calibrated(
     differ in the last bit of a sum, and so in a rounding.
     """
     missing = -weight.size(1) % INT4_GROUPS[-1]
-    weight, moment = F.pad(weight, (0, missing)), F.pad(moment, (0, missing, 0, missing))
-    group = largest_group(weight.size(1), int4_group)
-    plan = _plan(moment)
-    done = []
-    for rows in torch.split(weight, _ROWS):
-        grouped = rows.float().view(rows.size(0), -1, group)
+    plan = _plan(F.pad(moment, (0, missing, 0, missing)))
+
+    def round_rows(rows: Tensor) -> dict[str, Tensor]:
+        grouped = in_groups(rows, int4_group)
         grid = int4_grid(grouped, zero_points=int4_zero_points)
-        done.append({"weight": _round_rows(grouped, grid, plan), **grid.stored})
-    return {part: torch.cat([rows[part] for rows in done]) for part in done[0]}
+        return {"weight": _nibbles(grouped, grid, plan), **grid.stored}
+
+    return by_rows(weight, round_rows, _ROWS)
 
 
 def _plan(moment: Tensor) -> _Plan:
@@ -69,7 +68,7 @@ def _plan(moment: Tensor) -> _Plan:
     return _Plan(order, carry)
 
 
-def _round_rows(grouped: Tensor, grid: Int4Grid, plan: _Plan) -> Tensor:
+def _nibbles(grouped: Tensor, grid: Int4Grid, plan: _Plan) -> Tensor:
     """Packed nibbles (n, K'/2) of rows (n, K'/group, group)."""
     group_of = plan.order // grouped.size(2)
     scales = grid.scale.float().squeeze(-1).t()[group_of]  # (K', n)

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.model_key import Weights
 from worker.llm.calibration_texts import TEXT_TOKENS
 from worker.llm.config import ModelConfig
+from worker.llm.convert import linears
 from worker.llm.decoder_layer import DecoderLayer, LayerSteps, embed
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import Linear
@@ -27,7 +28,6 @@ from worker.llm.rows import Rows
 
 _BLOCK_TOKENS: Final = 16
 _STEP_BLOCKS: Final = TEXT_TOKENS // _BLOCK_TOKENS  # of the texts that are run together
-LINEARS: Final = ("qkv", "output", "gate_up", "down")
 
 
 class Calibration:
@@ -51,7 +51,7 @@ class Calibration:
         """
         prefix = f"layers.{index}"
         layer = build_layer(self._config, Weights.FP32, full, prefix, None)
-        seen = {name: _Recorded(getattr(layer, name)) for name in LINEARS}
+        seen = {name: _Recorded(getattr(layer, name)) for name in linears(self._config, prefix)}
         recorded = replace(
             layer,
             qkv=seen["qkv"],
@@ -68,10 +68,9 @@ class Calibration:
         """Go on behind a layer, of which `stored` is what the artifact will have."""
         prefix = f"layers.{index}"
         meant = dict(full)
-        for name in LINEARS:
-            weight = f"{prefix}.{name}.weight"
-            inputs = full[weight].size(1)
-            meant[weight] = dequantized(stored, f"{prefix}.{name}")[:, :inputs]
+        for name, shape in linears(self._config, prefix).items():
+            matrix = dequantized(stored, f"{prefix}.{name}")  # (N, K')
+            meant[f"{prefix}.{name}.weight"] = matrix[:, : shape.inputs]
         layer = build_layer(self._config, Weights.FP32, meant, prefix, None)
         self._run(index, layer, in_place=True)
 

@@ -43,9 +43,9 @@ def quantize_linear(
     (N, K'/group) uint8, the nibble of each group that means zero; else it is 8 in all.
     """
     if weights is Weights.INT8:
-        return _by_rows(weight, _int8_rows)
+        return by_rows(weight, _int8_rows)
     if weights is Weights.INT4:
-        return _by_rows(weight, partial(_int4_rows, most=int4_group, zero_points=int4_zero_points))
+        return by_rows(weight, partial(_int4_rows, most=int4_group, zero_points=int4_zero_points))
     return {"weight": weight.to(torch.float32 if weights is Weights.FP32 else torch.bfloat16)}
 
 
@@ -163,11 +163,17 @@ def pack_nibbles(values: Tensor) -> Tensor:
     return values[:, 0::2] | (values[:, 1::2] << 4)
 
 
-def _by_rows(
-    weight: Tensor, quantize_rows: Callable[[Tensor], dict[str, Tensor]]
+def by_rows(
+    weight: Tensor,
+    quantize_rows: Callable[[Tensor], dict[str, Tensor]],
+    n_rows: int | None = None,
 ) -> dict[str, Tensor]:
-    rows = max(1, CHUNK_ELEMENTS // weight.size(1))
-    done = [quantize_rows(chunk.to(torch.float32)) for chunk in torch.split(weight, rows)]
+    """What a function gives for rows (n, K) in float32, for a whole weight (N, K).
+
+    It gets `n_rows` at a time, or as many as stay in the cache.
+    """
+    n_rows = n_rows or max(1, CHUNK_ELEMENTS // weight.size(1))
+    done = [quantize_rows(chunk.to(torch.float32)) for chunk in torch.split(weight, n_rows)]
     return {part: torch.cat([rows[part] for rows in done]) for part in done[0]}
 
 
@@ -179,9 +185,13 @@ def _int8_rows(weight: Tensor) -> dict[str, Tensor]:
 
 
 def _int4_rows(weight: Tensor, most: int, zero_points: bool) -> dict[str, Tensor]:
-    weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
-    group = largest_group(weight.size(1), most)
-    grouped = weight.reshape(weight.size(0), -1, group)  # (N, K'/group, group)
+    grouped = in_groups(weight, most)  # (N, K'/group, group)
     grid = int4_grid(grouped, zero_points=zero_points)
     nibbles = grid.steps(grouped).add_(grid.zeros).to(torch.uint8).flatten(1)
     return {"weight": pack_nibbles(nibbles), **grid.stored}
+
+
+def in_groups(weight: Tensor, most: int) -> Tensor:
+    """Rows (n, K), filled up with zeros, as (n, K'/group, group); a group of `most` at most."""
+    weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
+    return weight.reshape(weight.size(0), -1, largest_group(weight.size(1), most))
