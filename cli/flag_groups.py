@@ -1,6 +1,7 @@
 """Groups of flags that several commands take: declared once, handed over as one mapping.
 
-A command with a parameter `decoding` or `engine` gets the flags of that group in its place.
+A command with a parameter `decoding`, `engine` or `rounding` gets the flags of that group in its
+place.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -68,11 +70,55 @@ def _engine() -> dict[str, Any]:
     }
 
 
+def _rounding() -> dict[str, Any]:
+    """Flags that `cli.rounding` reads."""
+    return {
+        "exceptions": Annotated[
+            list[str] | None,
+            typer.Option(
+                "--except",
+                metavar="PATTERN=WEIGHTS",
+                help="Other weights for layers, such as lm_head=int8 or layers.0.*=bf16; may be "
+                "repeated.",
+            ),
+        ],
+        "int4_group": Annotated[
+            int | None, _option("Inputs that share a scale: 128, 64 or 32.", "N")
+        ],
+        "int4_zero_points": Annotated[
+            bool | None,
+            typer.Option("--int4-zero-points", help="Each such group also says what means zero."),
+        ],
+        "calibrate": Annotated[
+            Path | None,
+            _option(
+                "Requests, as for `run`: int4 weights are rounded to answer such ones best.", "FILE"
+            ),
+        ],
+        "calibrate_answers": Annotated[
+            Path | None, _option("Answers to them, such as an output file.", "FILE")
+        ],
+        "ipex_options": Annotated[
+            list[str] | None,
+            typer.Option(
+                "--ipex-option",
+                metavar="KEY=VALUE",
+                help="For --backend ipex: lowp, group_size, act_quant or activations, such as "
+                "lowp=int8; may be repeated.",
+            ),
+        ],
+    }
+
+
 def with_flag_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Put the flags of each group where the command has a parameter of the group's name."""
     groups = {
         name: flags
-        for name, flags in (("decoding", _decoding()), ("engine", _engine()))
+        for name, flags in (
+            ("decoding", _decoding()),
+            ("engine", _engine()),
+            ("rounding", _rounding()),
+        )
         if name in inspect.signature(command).parameters
     }
 

@@ -6,7 +6,6 @@ A folder is registered under its own name, quantized the first time and found ag
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from models.model_key import ModelKey, Weights
 
 if TYPE_CHECKING:
     from models.settings import Settings
-    from worker.llm.calibration_texts import CalibrationTexts
     from worker.llm.ipex.recipe import IpexRecipe
     from worker.llm.layer_weights import LayerWeights
     from worker.llm.registry import Registry, RegistryEntry
@@ -117,36 +115,6 @@ def requantize(
         ipex=ipex,
         revision=known.commit,
     )
-
-
-def layers_asked(
-    weights: Weights,
-    exceptions: Sequence[str] | None,
-    int4_group: int | None,
-    *,
-    int4_zero_points: bool,
-    calibration: CalibrationTexts | None,
-) -> LayerWeights | None:
-    """What the flags say of layers, None when they say nothing; raises InputError."""
-    from worker.llm.layer_weights import INT4_GROUPS, LayerWeights, parse_exceptions
-
-    if not (exceptions or int4_group is not None or int4_zero_points or calibration):
-        return None
-    group = INT4_GROUPS[0] if int4_group is None else int4_group
-    return LayerWeights(
-        weights,
-        parse_exceptions(exceptions or ()),
-        group,
-        int4_zero_points=int4_zero_points,
-        calibration=calibration,
-    )
-
-
-def ipex_options_asked(weights: Weights, options: Sequence[str] | None) -> IpexRecipe | None:
-    """What the flags say of IPEX's options, None when they say nothing; raises InputError."""
-    from worker.llm.ipex.recipe import parse_options
-
-    return parse_options(weights, options) if options else None
 
 
 def add_to_registry(

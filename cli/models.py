@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options
-from cli.calibration import calibration_asked
 from cli.context import all_entries, load, open_registry
 from cli.display import emit, emit_json, format_bytes, print_pairs, print_table, say
-from cli.model_choice import (
-    DEFAULT_WEIGHTS,
-    add_to_registry,
-    ipex_options_asked,
-    layers_asked,
-    split_name,
-)
+from cli.flag_groups import with_flag_groups
+from cli.model_choice import DEFAULT_WEIGHTS, add_to_registry, split_name
+from cli.rounding import Rounding
 from models.backend_name import BackendName
 from models.model_key import Weights
 
@@ -32,6 +27,7 @@ For = Annotated[
 ]
 
 
+@with_flag_groups
 def add(
     context: typer.Context,
     source: Annotated[
@@ -45,12 +41,8 @@ def add(
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.")
     ] = None,
-    exceptions: options.Exceptions = None,
-    int4_group: options.Int4Group = None,
-    int4_zero_points: options.Int4ZeroPoints = False,
-    calibrate: options.Calibrate = None,
-    calibrate_answers: options.CalibrateAnswers = None,
-    ipex_options: options.IpexOptions = None,
+    *,
+    rounding: Mapping[str, Any],
     as_json: options.AsJson = False,
 ) -> None:
     """Quantize a model into the registry; nothing is done again when it is there.
@@ -58,20 +50,14 @@ def add(
     A gated model of the Hub needs HF_TOKEN in the environment and its licence accepted.
     """
     registry = open_registry(load(context, backend=backend))
-    calibration = calibration_asked(calibrate, calibrate_answers)
+    asked = Rounding(**rounding)
     entry = add_to_registry(
         registry,
         source,
         name=name,
         weights=weights,
-        layers=layers_asked(
-            weights,
-            exceptions,
-            int4_group,
-            int4_zero_points=int4_zero_points,
-            calibration=calibration,
-        ),
-        ipex=ipex_options_asked(weights, ipex_options),
+        layers=asked.layers(weights),
+        ipex=asked.ipex(weights),
         revision=revision,
     )
     report(entry, as_json=as_json)

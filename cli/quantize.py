@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options
-from cli.calibration import calibration_asked
 from cli.context import load, open_registry
 from cli.display import emit_json
-from cli.model_choice import ipex_options_asked, layers_asked, requantize
+from cli.flag_groups import with_flag_groups
+from cli.model_choice import requantize
 from cli.models import For, RegisteredName, as_dict, report
+from cli.rounding import Rounding
 from cli.submission import GREEDY
 from models.backend_name import BackendName
 from models.model_key import ModelKey, Weights
@@ -24,17 +26,14 @@ if TYPE_CHECKING:
 TRIALS = 3
 
 
+@with_flag_groups
 def quantize(
     context: typer.Context,
     name: RegisteredName,
     weights: Annotated[Weights, typer.Option("--weights", help="Kind of weights to make.")],
     backend: For = None,
-    exceptions: options.Exceptions = None,
-    int4_group: options.Int4Group = None,
-    int4_zero_points: options.Int4ZeroPoints = False,
-    calibrate: options.Calibrate = None,
-    calibrate_answers: options.CalibrateAnswers = None,
-    ipex_options: options.IpexOptions = None,
+    *,
+    rounding: Mapping[str, Any],
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Requests that measure speed and memory.")
     ] = None,
@@ -56,16 +55,14 @@ def quantize(
     plan = None
     if any(file is not None for file in (prompts, expected, text)):
         plan = _beside_the_full_model(settings, weights, prompts, expected, text)
-    calibration = calibration_asked(calibrate, calibrate_answers)
-    layers = layers_asked(
-        weights,
-        exceptions,
-        int4_group,
-        int4_zero_points=int4_zero_points,
-        calibration=calibration,
+    asked = Rounding(**rounding)
+    entry = requantize(
+        open_registry(settings),
+        settings,
+        ModelKey(name, weights),
+        asked.layers(weights),
+        asked.ipex(weights),
     )
-    ipex = ipex_options_asked(weights, ipex_options)
-    entry = requantize(open_registry(settings), settings, ModelKey(name, weights), layers, ipex)
     if plan is None:
         report(entry, as_json=as_json)
         return
