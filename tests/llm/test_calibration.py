@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,8 +60,10 @@ class Unquantized(Calibration):
 
     kept: dict[str, Tensor]
 
-    def moments(self, index: int, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = super().moments(index, full)
+    def moments(
+        self, index: int, full: Mapping[str, Tensor], names: Collection[str]
+    ) -> dict[str, Tensor]:
+        found = super().moments(index, full, names)
         self.kept = getattr(self, "kept", {}) | found
         return found
 

@@ -6,7 +6,7 @@ them. Memory holds one layer in float32 and the rows between two layers, never t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -44,20 +44,24 @@ class Calibration:
         self._cache = KVCache(config, _STEP_BLOCKS, _BLOCK_TOKENS, torch.float32)
         self._rows = [embed(each.token_ids, embedding.float(), config) for each in self._packed]
 
-    def moments(self, index: int, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """For each matrix of a layer, by its name in the artifact, the sum of x xᵀ over its inputs.
+    def moments(
+        self, index: int, full: Mapping[str, Tensor], names: Collection[str]
+    ) -> dict[str, Tensor]:
+        """For these matrices of a layer, by their names in the artifact, the sum of x xᵀ.
 
         `full` are the layer's tensors as `convert` yields them for fp32.
         """
+        if not names:
+            return {}
         prefix = f"layers.{index}"
         layer = build_layer(self._config, Weights.FP32, full, prefix, None)
-        seen = {name: _Recorded(getattr(layer, name)) for name in linears(self._config, prefix)}
+        seen = {name: _Recorded(getattr(layer, name)) for name in names}
         recorded = replace(
             layer,
-            qkv=seen["qkv"],
-            output=seen["output"],
-            gate_up=seen["gate_up"],
-            down=seen["down"],
+            qkv=seen.get("qkv", layer.qkv),
+            output=seen.get("output", layer.output),
+            gate_up=seen.get("gate_up", layer.gate_up),
+            down=seen.get("down", layer.down),
         )
         self._run(index, recorded, in_place=False)
         return {f"{prefix}.{name}": linear.moment for name, linear in seen.items()}

@@ -7,7 +7,7 @@ quantized) once. Peak memory is one such matrix, not the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -40,8 +40,10 @@ class TensorSource(Protocol):
 class InputMoments(Protocol):
     """What the inputs of matrices were in sample texts; see `worker.llm.calibration`."""
 
-    def moments(self, index: int, full: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Of the matrices of a layer, whose tensors in fp32 are `full`, by name: (K, K)."""
+    def moments(
+        self, index: int, full: Mapping[str, Tensor], names: Collection[str]
+    ) -> Mapping[str, Tensor]:
+        """Of these matrices of a layer, whose tensors in fp32 are `full`: (K, K) by name."""
         ...
 
     def pass_layer(
@@ -106,7 +108,9 @@ def convert(
             yield from _calibrated_layer(config, layers, source, index, inputs).items()
     norm = _norm(config, source, "model.norm", hidden)
     yield "norm.weight", norm.to(dtype)
-    moments = _UNSEEN if inputs is None else {"lm_head": inputs.head_moment(norm)}
+    moments = _UNSEEN
+    if inputs is not None and layers.of("lm_head") is Weights.INT4:
+        moments = {"lm_head": inputs.head_moment(norm)}
     if not config.tie_word_embeddings:
         head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, layers, moments)
@@ -148,7 +152,12 @@ def _calibrated_layer(
     inputs: InputMoments,
 ) -> dict[str, Tensor]:
     full = dict(_convert_layer(config, LayerWeights(Weights.FP32), source, index))
-    stored = dict(_convert_layer(config, layers, source, index, inputs.moments(index, full)))
+    prefix = f"layers.{index}"
+    names = [
+        each for each in linears(config, prefix) if layers.of(f"{prefix}.{each}") is Weights.INT4
+    ]
+    moments = inputs.moments(index, full, names)
+    stored = dict(_convert_layer(config, layers, source, index, moments))
     inputs.pass_layer(index, full, stored)
     return stored
 
@@ -291,11 +300,11 @@ def _stored(
     layers: LayerWeights,
     moments: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
-    kind, group, zeros = layers.of(name), layers.int4_group, layers.int4_zero_points
-    if kind is Weights.INT4 and name in moments:
+    group, zeros = layers.int4_group, layers.int4_zero_points
+    if name in moments:
         tensors = round_calibrated(weight, moments[name], group, int4_zero_points=zeros)
     else:
-        tensors = quantize_linear(weight, kind, group, int4_zero_points=zeros)
+        tensors = quantize_linear(weight, layers.of(name), group, int4_zero_points=zeros)
     yield from _named(name, tensors, bias, layers)
 
 
