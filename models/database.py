@@ -25,8 +25,8 @@ SQLITE_BUSY_TIMEOUT_MS: Final = 30_000
 POSTGRES_SETTINGS: Final = {
     "synchronous_commit": "on",
     "statement_timeout": "60s",
-    "idle_in_transaction_session_timeout": "60s",
 }
+IDLE_TRANSACTION_S: Final = 60.0  # lines to submit may come slowly, all in one transaction
 _POSTGRES_DRIVERS: Final = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
 _REPEAT_DELAYS_S: Final = (0.05, 0.5)
 
@@ -102,11 +102,15 @@ class Database:
             raise error from exc
 
 
-def connect_database(url: str, *, create: bool = False) -> Database:
+def connect_database(
+    url: str, *, create: bool = False, idle_transaction_s: float = IDLE_TRANSACTION_S
+) -> Database:
     """Connect and check the schema.
 
     `create`: an SQLite file that is missing or old is made or upgraded here; two processes may do
     so at once. PostgreSQL is upgraded by `upgrade` alone, so that a cluster decides when.
+    `idle_transaction_s`: after which PostgreSQL ends a transaction that waits for its client, and
+    so frees the rows that it has locked.
     Raises SettingsError for an unusable URL, DatabaseUnavailable with advice for the rest.
     """
     parsed = _parse(url)
@@ -114,7 +118,7 @@ def connect_database(url: str, *, create: bool = False) -> Database:
         if create:
             return upgrade(url)
         _require_file(parsed)
-    database = Database(_create_engine(parsed))
+    database = Database(_create_engine(parsed, idle_transaction_s))
     try:
         check_schema(database)
     except NightshiftError:
@@ -201,15 +205,17 @@ def _parse(url: str) -> URL:
     )
 
 
-def _create_engine(url: URL) -> Engine:
+def _create_engine(url: URL, idle_transaction_s: float = IDLE_TRANSACTION_S) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _create_sqlite_engine(url)
-    arguments = _postgres_arguments(url)
+    arguments = _postgres_arguments(url, idle_transaction_s)
     return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=arguments)
 
 
-def _postgres_arguments(url: URL) -> dict[str, Any]:
-    options = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
+def _postgres_arguments(url: URL, idle_transaction_s: float) -> dict[str, Any]:
+    idle_ms = round(idle_transaction_s * 1000)
+    settings = {**POSTGRES_SETTINGS, "idle_in_transaction_session_timeout": f"{idle_ms}ms"}
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     given = url.query.get("options", "")
     arguments = {
         "application_name": "nightshift",

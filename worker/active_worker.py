@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 
-from models.database import Database, connect_database
+from models.database import Database
 from models.errors import NightshiftError
 from models.model_key import ModelKey
 from models.settings import Settings
@@ -21,6 +21,7 @@ from models.store.model_files import keep_model_files
 from models.store.views import Lease, ServedModel, Worker
 from models.store.workers import beat, leave, register_model, register_worker
 from worker.backends.messages import Ready
+from worker.connecting import connect_worker
 from worker.housekeeper import Chore, Housekeeper
 from worker.jobs.engine_port import SpawnEngine
 from worker.jobs.runner import ChunkRunner
@@ -55,7 +56,7 @@ class ActiveWorker:
         self._settings = settings
         self._model = model
         self._database = database
-        self._keeper_database = connect_database(settings.resolved_database_url)
+        self._keeper_database = connect_worker(settings)
         self._on_commit = on_commit
         self._is_draining = False
         self.runner = ChunkRunner(

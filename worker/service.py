@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from models.database import connect_database
 from models.errors import NightshiftError
 from models.model_key import ModelKey
 from models.settings import Settings
 from models.store.views import Ring
 from worker.active_worker import ActiveWorker
+from worker.connecting import connect_worker
 from worker.dispatcher import Dispatcher
 from worker.doorbell import Doorbell, InProcessDoorbell
 from worker.housekeeper import Chore
@@ -68,8 +68,7 @@ class WorkerService:
         """
         settings = self._settings
         spawn = self._spawn or engine_spawner(settings, self._model)
-        url = settings.resolved_database_url
-        database = connect_database(url, create=url.startswith("sqlite"))
+        database = connect_worker(settings)
         dispatcher = Dispatcher(
             database=database,
             doorbell=self._doorbell or self._bell,

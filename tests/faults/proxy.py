@@ -79,7 +79,8 @@ class Proxy:
         self._links: set[_Link] = set()
         self._delay_s = 0.0
         self._refuses = False
-        self._cut_after: list[re.Pattern[bytes]] = []
+        self._awaited: list[re.Pattern[bytes]] = []
+        self._swallows = False
         self.cuts = 0
         self.port = 0
         network.run(self._listen())
@@ -110,7 +111,16 @@ class Proxy:
 
         The server does what it was asked, and the client never hears of it.
         """
-        self._cut_after = [re.compile(pattern) for pattern in patterns]
+        self._swallows = False
+        self._awaited = [re.compile(pattern) for pattern in patterns]
+
+    def blackhole_after(self, *patterns: bytes) -> None:
+        """A black hole for all, as soon as a connection has sent these one after the other.
+
+        The server still gets the last one, so that a transaction can be left in the middle.
+        """
+        self._swallows = True
+        self._awaited = [re.compile(pattern) for pattern in patterns]
 
     async def _listen(self) -> None:
         self._open = asyncio.Event()
@@ -159,19 +169,22 @@ class Proxy:
             await self._open.wait()
             if target is link.client and link.is_cut:
                 return  # what the server answered is lost
-            if target is link.upstream and self._is_cut_by(link, data):
-                link.is_cut = True
+            if target is link.upstream and self._is_last_awaited(link, data):
+                if self._swallows:
+                    self._open.clear()
+                else:
+                    link.is_cut = True
             target.write(data)
             await target.drain()
 
-    def _is_cut_by(self, link: _Link, data: bytes) -> bool:
-        if link.watched is not self._cut_after:
-            link.watched, link.n_seen = self._cut_after, 0
-        if link.n_seen < len(self._cut_after) and self._cut_after[link.n_seen].search(data):
+    def _is_last_awaited(self, link: _Link, data: bytes) -> bool:
+        if link.watched is not self._awaited:
+            link.watched, link.n_seen = self._awaited, 0
+        if link.n_seen < len(self._awaited) and self._awaited[link.n_seen].search(data):
             link.n_seen += 1
-        if not self._cut_after or link.n_seen < len(self._cut_after):
+        if not self._awaited or link.n_seen < len(self._awaited):
             return False
-        self._cut_after = []
+        self._awaited = []
         self.cuts += 1
         return True
 

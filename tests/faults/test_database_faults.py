@@ -91,6 +91,23 @@ def test_a_worker_cut_off_from_the_database_fences_itself(faults: Rig) -> None:
 
 
 @pytest.mark.matrix
+def test_a_worker_cut_off_within_a_transaction_keeps_no_rows_locked(faults: Rig) -> None:
+    lonely, _ = faults.start_workers(2, script=SLOW)
+    batch_id = submit(faults.database, plain(600), max_tokens=16)
+    wait_share(faults, batch_id, 0.1)
+    lonely.database.blackhole_after(rb"UPDATE batches")  # a commit holds chunk and batch by then
+    wait_for(lambda: lonely.database.cuts == 1, "the worker is cut off")
+    held = set(held_by(faults, lonely))
+    assert held
+    wait_for(
+        lambda: not held & set(held_by(faults, lonely)),
+        "its chunks are taken over",
+        timeout_s=3 * LEASE_TTL_S,
+    )
+    check(faults, batch_id)
+
+
+@pytest.mark.matrix
 def test_a_database_away_for_longer_than_a_lease_is_waited_for(faults: Rig) -> None:
     nodes = faults.start_workers(2, script=SLOW)
     batch_id = submit(faults.database, plain(600), max_tokens=16, chunk_requests=CHUNK_REQUESTS)

@@ -87,6 +87,21 @@ def test_a_cut_lets_the_server_do_it_and_loses_the_answer_once(
     assert client.incr("counter") == 2
 
 
+def test_a_black_hole_can_open_after_what_the_server_still_gets(
+    proxy: Proxy, client: redis.Redis, redis_server: RedisServer
+) -> None:
+    proxy.blackhole_after(b"counter")
+    client.ping()
+    with pytest.raises(AWAY):
+        client.incr("counter")
+    with pytest.raises(AWAY):
+        client.incr("counter")
+    with redis_server.client() as beside:
+        assert beside.get("counter") == b"1"
+    proxy.pass_on()
+    assert client.ping()
+
+
 def test_a_server_that_is_down_is_down_behind_the_proxy(proxy: Proxy, client: redis.Redis) -> None:
     proxy._target_port = 1  # nobody listens there
     with pytest.raises(redis.ConnectionError):

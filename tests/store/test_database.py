@@ -225,6 +225,19 @@ def test_postgresql_never_waits_for_ever_and_commits_for_real(postgres_url: str)
             assert connection.execute(text(f"SHOW {name}")).scalar_one() == value
 
 
+def test_a_transaction_left_in_the_middle_frees_its_rows_in_time(postgres_url: str) -> None:
+    lock = "LOCK TABLE batches"
+    with (
+        connect_database(postgres_url, idle_transaction_s=0.2) as database,
+        psycopg.connect(postgres_url) as other,
+        pytest.raises(DatabaseUnavailable, match="idle-in-transaction timeout"),
+        database.begin() as connection,
+    ):
+        connection.execute(text(lock))
+        other.execute(lock)  # waits until it is free
+        connection.execute(text("SELECT 1"))
+
+
 def test_what_the_url_says_wins(postgres_url: str) -> None:
     url = f"{postgres_url}?application_name=mine&options=-c%20statement_timeout%3D5s"
     with connect_database(url) as database, database.read() as connection:
