@@ -78,8 +78,8 @@ def _rounding() -> dict[str, Any]:
             typer.Option(
                 "--except",
                 metavar="PATTERN=WEIGHTS",
-                help="Other weights for layers, such as lm_head=int8 or layers.0.*=bf16; may be "
-                "repeated.",
+                help="Other weights for layers, such as lm_head=int8, embedding=int8 or "
+                "layers.0.*=bf16; may be repeated.",
             ),
         ],
         "int4_group": Annotated[

@@ -329,7 +329,7 @@ def test_a_request_that_breaks_the_arithmetic_is_refused_alone(tiny_artifact: Pa
     damaged = load(config)
     token = 200
     model: Any = damaged._engine._model
-    model._weights.embedding[token] = torch.nan
+    model._weights.embedding.weight[token] = torch.nan
     add(damaged, "bad", TokenPrompt(token_ids=(5, token)), n=2, max_tokens=4)
     add(damaged, "good", TokenPrompt(token_ids=(5, 6)), max_tokens=4, ignore_eos=True)
     ends = {}

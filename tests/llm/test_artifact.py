@@ -301,7 +301,7 @@ def test_a_tied_output_layer_shares_the_memory_of_the_embedding(tmp_path: Path) 
     folder = save_reference(make_reference(tie_word_embeddings=True), tmp_path)
     model = in_memory(folder, Weights.BF16)
     assert isinstance(model._weights.lm_head, FloatLinear)
-    assert model._weights.lm_head._weight.data_ptr() == model._weights.embedding.data_ptr()
+    assert model._weights.lm_head._weight.data_ptr() == model._weights.embedding.weight.data_ptr()
 
 
 def test_code_that_a_model_names_is_not_passed_on(folder: Path, tmp_path: Path) -> None:

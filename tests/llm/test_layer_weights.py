@@ -19,9 +19,10 @@ from worker.llm.config import read_model_config
 from worker.llm.convert import convert, tensor_count
 from worker.llm.decoder import Decoder
 from worker.llm.kv_cache import KVCache
-from worker.llm.layer_weights import LayerWeights, parse_exceptions
-from worker.llm.loading import StoredTensors, load_model, stored_kind
+from worker.llm.layer_weights import EMBEDDING, LayerWeights, parse_exceptions
+from worker.llm.loading import StoredTensors, build_model, load_model, stored_kind
 from worker.llm.packed import Segment, pack_step
+from worker.llm.quantize import dequantized
 from worker.llm.registry import Registry
 
 MIXED = LayerWeights(
@@ -87,6 +88,9 @@ def test_a_model_of_mixed_weights_is_stored_loaded_and_near_the_full_one(
         LayerWeights(Weights.INT4, (("lm_head", Weights.BF16),)),
         LayerWeights(Weights.BF16),
         LayerWeights(Weights.INT4, MIXED.exceptions, int4_zero_points=True),
+        LayerWeights(Weights.BF16, (("embedding", Weights.INT8),)),
+        LayerWeights(Weights.INT8, (("embedding", Weights.INT8),)),
+        LayerWeights(Weights.INT4, (("*", Weights.INT4),), int4_zero_points=True),
     ],
 )
 def test_tensors_are_counted(source: Path, layers: LayerWeights) -> None:
@@ -105,6 +109,42 @@ def test_the_output_layer_is_chosen_apart(
     entry = add_model(registry, str(source), name="x", weights=usual, layers=layers)
     model = load_model(open_artifact(entry.folder, verify=False))
     assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize("kind", [Weights.BF16, Weights.INT8, Weights.INT4])
+@pytest.mark.parametrize("usual", [Weights.BF16, Weights.INT8, Weights.INT4])
+def test_the_embedding_is_chosen_apart(
+    usual: Weights, kind: Weights, zero_points: bool, source: Path
+) -> None:
+    config = read_model_config(source)
+    zeros = zero_points and Weights.INT4 in (usual, kind)
+    layers = LayerWeights(usual, ((EMBEDDING, kind),), int4_zero_points=zeros)
+    stored = dict(convert(config, layers, Checkpoint(source)))
+    rows = {name: part for name, part in stored.items() if name.startswith(EMBEDDING)}
+    meant = dequantized(stored, f"{EMBEDDING}.")
+    # The same, but for what the head of a tied model computes with.
+    written_out = {name: part for name, part in stored.items() if name not in rows}
+    written_out[f"{EMBEDDING}.weight"] = meant[:, : config.hidden_size].bfloat16()
+    if config.tie_word_embeddings and "lm_head.weight" not in stored:
+        written_out |= {name.replace(EMBEDDING, "lm_head"): part for name, part in rows.items()}
+    ours, expected = (logits(build_model(config, usual, each)) for each in (stored, written_out))
+    assert torch.equal(ours, expected)
+    exact = Checkpoint(source).tensor("model.embed_tokens.weight").float()
+    bound = {Weights.BF16: 0.0, Weights.INT8: 0.01, Weights.INT4: 0.15}[kind]
+    assert (meant[:, : config.hidden_size] - exact).norm() <= bound * exact.norm()
+
+
+def test_a_tied_output_layer_of_the_same_weights_is_the_embedding(
+    source: Path, tmp_path: Path
+) -> None:
+    both = ((EMBEDDING, Weights.INT8), ("lm_head", Weights.INT8))
+    layers = LayerWeights(Weights.INT4, both)
+    entry = add_model(Registry(tmp_path), str(source), weights=Weights.INT4, layers=layers)
+    artifact = open_artifact(entry.folder, verify=True)
+    is_tied = read_model_config(source).tie_word_embeddings
+    assert ("lm_head.weight" in StoredTensors(artifact.tensor_files)) is not is_tied
+    assert logits(load_model(artifact)).isfinite().all()
 
 
 def test_an_artifact_is_made_again_only_for_other_exceptions(source: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from models.model_key import Weights
 from worker.llm.calibration_texts import TEXT_TOKENS
 from worker.llm.config import ModelConfig
 from worker.llm.convert import linears
-from worker.llm.decoder_layer import DecoderLayer, LayerSteps, embed
+from worker.llm.decoder_layer import DecoderLayer, LayerSteps
+from worker.llm.embedding import Embedding
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import Linear
 from worker.llm.loading import build_layer
@@ -42,7 +43,8 @@ class Calibration:
         self._steps = LayerSteps(self._operations, config.rms_norm_eps)
         self._packed = list(_packed(texts))
         self._cache = KVCache(config, _STEP_BLOCKS, _BLOCK_TOKENS, torch.float32)
-        self._rows = [embed(each.token_ids, embedding.float(), config) for each in self._packed]
+        embed = Embedding(config, {"weight": embedding.float()}, torch.float32)
+        self._rows = [embed(each.token_ids) for each in self._packed]
 
     def moments(
         self, index: int, full: Mapping[str, Tensor], names: Collection[str]
@@ -73,7 +75,7 @@ class Calibration:
         prefix = f"layers.{index}"
         meant = dict(full)
         for name, shape in linears(self._config, prefix).items():
-            matrix = dequantized(stored, f"{prefix}.{name}")  # (N, K')
+            matrix = dequantized(stored, f"{prefix}.{name}.")  # (N, K')
             meant[f"{prefix}.{name}.weight"] = matrix[:, : shape.inputs]
         layer = build_layer(self._config, Weights.FP32, meant, prefix, None)
         self._run(index, layer, in_place=True)

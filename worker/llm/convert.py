@@ -21,8 +21,8 @@ from models.model_key import Weights
 from worker.llm.calibrated_rounding import round_calibrated
 from worker.llm.config import ModelConfig
 from worker.llm.kept_integers import kept_linear
-from worker.llm.layer_weights import LayerWeights
-from worker.llm.quantize import quantize_linear
+from worker.llm.layer_weights import EMBEDDING, LayerWeights
+from worker.llm.quantize import dequantized, quantize_linear
 from worker.llm.quantized_checkpoint import QuantizedCheckpoint
 
 QUANTIZED = (Weights.INT8, Weights.INT4)
@@ -96,25 +96,28 @@ def convert(
     Raises UnsupportedModel when a tensor is missing or has another shape than config.json says.
     """
     layers = _by_layer(weights)
-    dtype = compute_dtype(layers.usual)
     hidden = config.hidden_size
     embedding = source_tensor(source, "model.embed_tokens.weight", (config.vocab_size, hidden))
-    yield "embedding.weight", embedding.to(dtype)
-    inputs = None if calibrate is None else calibrate(embedding)
+    rows = _rounded(EMBEDDING, embedding, layers)
+    yield from _named(EMBEDDING, rows, None, layers)
+    inputs = None
+    if calibrate is not None:
+        is_exact = layers.of(EMBEDDING) not in QUANTIZED
+        inputs = calibrate(embedding if is_exact else dequantized(rows)[:, :hidden])
     for index in range(config.num_layers):
         if inputs is None:
             yield from _convert_layer(config, layers, source, index)
         else:
             yield from _calibrated_layer(config, layers, source, index, inputs).items()
     norm = _norm(config, source, "model.norm", hidden)
-    yield "norm.weight", norm.to(dtype)
+    yield "norm.weight", norm.to(compute_dtype(layers.usual))
     moments = _UNSEEN
     if inputs is not None and layers.of("lm_head") is Weights.INT4:
         moments = {"lm_head": inputs.head_moment(norm)}
     if not config.tie_word_embeddings:
         head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, layers, moments)
-    elif _has_own_head(layers):  # a tied one as well, beside the embedding
+    elif _has_own_head(config, layers):  # beside the embedding
         # safetensors stores no two tensors in one memory
         apart = embedding if layers.of("lm_head") in QUANTIZED else embedding.clone()
         yield from _stored("lm_head", apart, None, layers, moments)
@@ -125,19 +128,26 @@ def tensor_count(
 ) -> int:
     """How many tensors `convert` yields, at most where a checkpoint's zero points are kept."""
     layers = _by_layer(weights)
-    quantized = sum(layers.of(name) in QUANTIZED for name in layer_names(config))
+    head = _has_own_head(config, layers)
+    names = [name for name in layer_names(config) if head or name != "lm_head"]
+    quantized = sum(layers.of(name) in QUANTIZED for name in names)
     biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
     per_layer = norms + 4 * (1 + keeps_zeros) + biases
-    head = _has_own_head(layers) or not config.tie_word_embeddings
     if layers.int4_zero_points and not keeps_zeros:
-        quantized += sum(layers.of(name) is Weights.INT4 for name in layer_names(config))
+        quantized += sum(layers.of(name) is Weights.INT4 for name in names)
     return 2 + config.num_layers * per_layer + quantized + head
 
 
-def _has_own_head(layers: LayerWeights) -> bool:
-    """Whether a tied output layer is stored; one that is computed as the embedding is not."""
-    return layers.of("lm_head") in QUANTIZED or layers.usual in QUANTIZED
+def _has_own_head(config: ModelConfig, layers: LayerWeights) -> bool:
+    """Whether the output layer is stored; a tied one that has the embedding's tensors is not."""
+    if not config.tie_word_embeddings:
+        return True
+    head, embedding = layers.of("lm_head"), layers.of(EMBEDDING)
+    if embedding in QUANTIZED:
+        is_rounded_apart = head is Weights.INT4 and layers.calibration is not None
+        return head is not embedding or is_rounded_apart
+    return head in QUANTIZED or layers.usual in QUANTIZED
 
 
 def _by_layer(weights: Weights | LayerWeights) -> LayerWeights:
@@ -265,13 +275,13 @@ def linears(config: ModelConfig, layer: str) -> dict[str, Concatenated]:
 
 
 def layer_names(config: ModelConfig) -> list[str]:
-    """Our names of all linear layers of a model."""
+    """Our names of all that has weights of a chosen kind."""
     of_layers = [
         f"layers.{index}.{name}"
         for index in range(config.num_layers)
         for name in linears(config, "")
     ]
-    return [*of_layers, "lm_head"]
+    return [EMBEDDING, *of_layers, "lm_head"]
 
 
 def _norm(config: ModelConfig, source: TensorSource, name: str, width: int) -> Tensor:
@@ -300,12 +310,16 @@ def _stored(
     layers: LayerWeights,
     moments: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
+    yield from _named(name, _rounded(name, weight, layers, moments.get(name)), bias, layers)
+
+
+def _rounded(
+    name: str, weight: Tensor, layers: LayerWeights, moment: Tensor | None = None
+) -> dict[str, Tensor]:
     group, zeros = layers.int4_group, layers.int4_zero_points
-    if name in moments:
-        tensors = round_calibrated(weight, moments[name], group, int4_zero_points=zeros)
-    else:
-        tensors = quantize_linear(weight, layers.of(name), group, int4_zero_points=zeros)
-    yield from _named(name, tensors, bias, layers)
+    if moment is not None:
+        return round_calibrated(weight, moment, group, int4_zero_points=zeros)
+    return quantize_linear(weight, layers.of(name), group, int4_zero_points=zeros)
 
 
 def _named(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from worker.llm.attention import soft_capped
 from worker.llm.config import ModelConfig
-from worker.llm.decoder_layer import DecoderLayer, LayerSteps, embed
+from worker.llm.decoder_layer import DecoderLayer, LayerSteps
+from worker.llm.embedding import Embedding
 from worker.llm.kv_cache import KVCache
 from worker.llm.linear import Linear
 from worker.llm.operations import Operations, TorchOperations
@@ -24,7 +25,7 @@ from worker.llm.rows import Rows
 class DecoderWeights:
     """All tensors of a model."""
 
-    embedding: Tensor  # (vocabulary, hidden)
+    embedding: Embedding
     layers: tuple[DecoderLayer, ...]
     norm: Tensor  # (hidden,)
     lm_head: Linear  # hidden → vocabulary
@@ -59,7 +60,7 @@ class Decoder:
     def weight_bytes(self) -> int:
         """Memory of the weights."""
         linear_bytes = sum(linear.weight_bytes for linear in self._linears)
-        return self._weights.embedding.nbytes + linear_bytes
+        return self._weights.embedding.weight_bytes + linear_bytes
 
     @torch.no_grad()
     def forward(self, packed: PackedInput, cache: KVCache) -> Tensor:
@@ -68,7 +69,7 @@ class Decoder:
         The logits (S, vocabulary) are float32, one row per `packed.sample_rows`.
         """
         attend = self._operations.attention(packed, cache)
-        x = embed(packed.token_ids, self._weights.embedding, self.config)  # (T, hidden)
+        x = self._weights.embedding(packed.token_ids)  # (T, hidden)
         delta: Rows | None = None  # the last matmul's result, not yet added to x
         for index, layer in enumerate(self._weights.layers):
             delta = self._steps.run(layer, index, x, delta, attend)

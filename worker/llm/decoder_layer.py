@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from worker.llm.config import ModelConfig
 from worker.llm.linear import Linear
 from worker.llm.operations import Attention, HeadNorms, Operations, rms_norm
 from worker.llm.rows import Rows
@@ -71,12 +68,3 @@ class LayerSteps:
         if norm is None:
             return delta
         return Rows(rms_norm(delta.applied(), norm, self._eps))
-
-
-def embed(token_ids: Tensor, embedding: Tensor, config: ModelConfig) -> Tensor:
-    """The rows (T, hidden) that the first layer gets; embedding is (vocabulary, hidden)."""
-    embedded = F.embedding(token_ids, embedding)
-    if config.embedding_scale == 1.0:
-        return embedded
-    scale = torch.tensor(config.embedding_scale, dtype=embedded.dtype)  # rounded first, as trained
-    return embedded * scale

@@ -13,6 +13,7 @@ from models.errors import InputError
 from models.model_key import Weights
 from worker.llm.calibration_texts import CalibrationTexts
 
+EMBEDDING = "embedding"
 INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one first
 
 
@@ -20,7 +21,8 @@ INT4_GROUPS = (128, 64, 32)  # what the int4 kernel takes, the preferred one fir
 class LayerWeights:
     """The weights of a layer are those of the last exception whose pattern fits its name.
 
-    Names are those of the artifact: `layers.0.qkv`, `output`, `gate_up`, `down`, and `lm_head`.
+    Names are those of the artifact: `layers.0.qkv`, `output`, `gate_up`, `down`, `lm_head`, and
+    `embedding`, which is not quantized unless an exception says so.
     Raises InputError for kinds that do not go together.
     """
 
@@ -53,6 +55,8 @@ class LayerWeights:
     def of(self, layer: str) -> Weights:
         """The weights of the layer of that name."""
         chosen = self.usual
+        if layer == EMBEDDING and chosen is not Weights.FP32:
+            chosen = Weights.BF16
         for pattern, weights in self.exceptions:
             if fnmatchcase(layer, pattern):
                 chosen = weights

@@ -23,7 +23,8 @@ from worker.llm.convert import (
 )
 from worker.llm.decoder import Decoder, DecoderWeights
 from worker.llm.decoder_layer import DecoderLayer
-from worker.llm.layer_weights import INT4_GROUPS
+from worker.llm.embedding import Embedding
+from worker.llm.layer_weights import EMBEDDING, INT4_GROUPS, LayerWeights
 from worker.llm.linear import FloatLinear, Linear, build_linear
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.linear import CompiledLinear, is_compiled_faster
@@ -98,11 +99,12 @@ def build_model(
         build_layer(config, weights, stored, f"layers.{index}", kernels)
         for index in range(config.num_layers)
     )
-    embedding = checked_tensor(stored, "embedding.weight", (config.vocab_size, hidden), dtype)
+    kind = stored_kind(stored, EMBEDDING, LayerWeights(weights).of(EMBEDDING))
+    rows = linear_parts(stored, EMBEDDING, kind, (config.vocab_size, hidden))
     norm = checked_tensor(stored, "norm.weight", (hidden,), dtype)
-    head = _build_head(config, weights, stored, embedding, kernels)
-    held = DecoderWeights(embedding, layers, norm, head)
-    if kernels is not None and fits(config, embedding.dtype):
+    head = _build_head(config, weights, stored, rows, kernels)
+    held = DecoderWeights(Embedding(config, rows, dtype), layers, norm, head)
+    if kernels is not None and fits(config, dtype):
         return Decoder(config, held, NativeOperations(config, kernels))
     return Decoder(config, held)
 
@@ -147,15 +149,17 @@ def _build_head(
     config: ModelConfig,
     weights: Weights,
     stored: Mapping[str, Tensor],
-    embedding: Tensor,
+    embedding: Mapping[str, Tensor],
     kernels: Kernels | None,
 ) -> Linear:
-    """The output layer; where it is tied and not quantized, its weight is the embedding."""
-    kind = stored_kind(stored, "lm_head", weights)
-    is_shared = "lm_head.weight" not in stored and kind not in QUANTIZED
-    if config.tie_word_embeddings and is_shared:
-        return FloatLinear(embedding, None)  # packed, it would take the embedding's memory again
-    parts = linear_parts(stored, "lm_head", kind, (config.vocab_size, config.hidden_size))
+    """The output layer; where it is tied and not stored, it has the tensors of the embedding."""
+    if config.tie_word_embeddings and "lm_head.weight" not in stored:
+        kind, parts = stored_kind(stored, EMBEDDING, weights), embedding
+        if kind not in QUANTIZED:  # packed, it would take the embedding's memory again
+            return FloatLinear(embedding["weight"], None)
+    else:
+        kind = stored_kind(stored, "lm_head", weights)
+        parts = linear_parts(stored, "lm_head", kind, (config.vocab_size, config.hidden_size))
     # its sums are integers: rounding them to bf16 would only lose
     return fastest_linear(parts, config.hidden_size, kind, kernels, torch.float32)
 

@@ -135,13 +135,16 @@ def _zero_points(low: Tensor, scale: Tensor) -> Tensor:
     return (-low / scale.float()).round_().clamp_(0, INT4_LIMIT)
 
 
-def dequantized(stored: Mapping[str, Tensor], name: str) -> Tensor:
-    """The float32 matrix (N, K), or (N, K') of int4, that the stored weight of that name means."""
-    weight = stored[f"{name}.weight"]
+def dequantized(stored: Mapping[str, Tensor], prefix: str = "") -> Tensor:
+    """The float32 matrix (N, K), or (N, K') of int4, that what `quantize_linear` made means.
+
+    `prefix` is what the names of its tensors begin with.
+    """
+    weight = stored[f"{prefix}weight"]
     if weight.dtype is torch.uint8:
-        return dequantize_int4(weight, stored[f"{name}.scale"], stored.get(f"{name}.zero"))
+        return dequantize_int4(weight, stored[f"{prefix}scale"], stored.get(f"{prefix}zero"))
     if weight.dtype is torch.int8:
-        return weight.float() * stored[f"{name}.scale"].unsqueeze(1)
+        return weight.float() * stored[f"{prefix}scale"].unsqueeze(1)
     return weight.float()
 
 
