@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worker.llm.layer_weights import INT4_GROUPS
+from worker.llm.layer_weights import missing_inputs
 from worker.llm.quantize import INT4_LIMIT, Int4Grid, by_rows, in_groups, int4_grid, pack_nibbles
 
 # Of the mean of the diagonal, added to it: enough unless inputs are copies of each other.
@@ -39,7 +39,7 @@ def round_calibrated(
     `moment` (K, K) float32 is the sum of x xᵀ over inputs x. Deterministic on one machine; two may
     differ in the last bit of a sum, and so in a rounding.
     """
-    missing = -weight.size(1) % INT4_GROUPS[-1]
+    missing = missing_inputs(weight.size(1))
     plan = _plan(F.pad(moment, (0, missing, 0, missing)))
 
     def round_rows(rows: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.errors import UnsupportedModel
 from models.model_key import Weights
-from worker.llm.layer_weights import INT4_GROUPS, largest_group
+from worker.llm.layer_weights import largest_group, missing_inputs
 from worker.llm.quantize import INT4_ZERO, pack_nibbles, quantize_linear
 from worker.llm.quantized_checkpoint import Integers, QuantizedCheckpoint
 
@@ -75,9 +75,8 @@ def _int8(integers: Integers) -> dict[str, Tensor]:
 
 
 def _int4(integers: Integers) -> dict[str, Tensor]:
-    values = F.pad(
-        integers.values, (0, -integers.values.size(1) % INT4_GROUPS[-1]), value=INT4_ZERO
-    )
+    missing = missing_inputs(integers.values.size(1))
+    values = F.pad(integers.values, (0, missing), value=INT4_ZERO)
     width = values.size(1) // integers.scales.size(1)
     group = largest_group(width)
     scale = integers.scales.to(torch.bfloat16)

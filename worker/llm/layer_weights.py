@@ -86,6 +86,11 @@ class LayerWeights:
         return said
 
 
+def missing_inputs(inputs: int) -> int:
+    """With how many zeros a row of int4 weights is filled up, for its smallest groups to fit."""
+    return -inputs % INT4_GROUPS[-1]
+
+
 def largest_group(inputs: int, most: int = INT4_GROUPS[0]) -> int:
     """The largest of INT4_GROUPS, at most `most`, that divides so many (filled up) inputs."""
     return next(size for size in INT4_GROUPS if size <= most and inputs % size == 0)

@@ -24,7 +24,7 @@ from worker.llm.convert import (
 from worker.llm.decoder import Decoder, DecoderWeights
 from worker.llm.decoder_layer import DecoderLayer
 from worker.llm.embedding import Embedding
-from worker.llm.layer_weights import EMBEDDING, INT4_GROUPS, LayerWeights
+from worker.llm.layer_weights import EMBEDDING, INT4_GROUPS, LayerWeights, missing_inputs
 from worker.llm.linear import FloatLinear, Linear, build_linear
 from worker.llm.native.kernels import Kernels
 from worker.llm.native.linear import CompiledLinear, is_compiled_faster
@@ -215,7 +215,7 @@ def linear_parts(
 def _chosen_group(stored: Mapping[str, Tensor], scale: str, inputs: int) -> int | None:
     """The group of int4 weights by the shape of their scales, None for one that none can have."""
     groups = stored[scale].shape[-1:] if scale in stored else ()
-    padded = inputs + -inputs % INT4_GROUPS[-1]
+    padded = inputs + missing_inputs(inputs)
     return next((size for size in INT4_GROUPS if groups == (padded / size,)), None)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.model_key import Weights
-from worker.llm.layer_weights import INT4_GROUPS, largest_group
+from worker.llm.layer_weights import INT4_GROUPS, largest_group, missing_inputs
 
 # Rows are independent, so a matrix is done in pieces that stay in the cache: five times as fast.
 CHUNK_ELEMENTS = 1 << 19
@@ -62,7 +62,7 @@ def stored_layout(
             "scale": ((outputs,), torch.float32),
         }
     if weights is Weights.INT4:
-        padded = inputs + -inputs % INT4_GROUPS[-1]
+        padded = inputs + missing_inputs(inputs)
         return {
             "weight": ((outputs, padded // 2), torch.uint8),
             "scale": ((outputs, padded // (group or largest_group(padded))), torch.bfloat16),
@@ -196,5 +196,5 @@ def _int4_rows(weight: Tensor, most: int, zero_points: bool) -> dict[str, Tensor
 
 def in_groups(weight: Tensor, most: int) -> Tensor:
     """Rows (n, K), filled up with zeros, as (n, K'/group, group); a group of `most` at most."""
-    weight = F.pad(weight, (0, -weight.size(1) % INT4_GROUPS[-1]))
+    weight = F.pad(weight, (0, missing_inputs(weight.size(1))))
     return weight.reshape(weight.size(0), -1, largest_group(weight.size(1), most))
