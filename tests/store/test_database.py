@@ -26,10 +26,12 @@ from models.database import (
 from models.database_errors import translate
 from models.errors import DatabaseUnavailable, SettingsError, StorageFull
 from models.migrations import HEAD
+from models.settings import load_settings
 from models.store.batches import list_batches
 from models.tables import served_models
 from tests.servers import PostgresServer, free_port
 from tests.store.builders import at_once, submit
+from worker.connecting import connect_worker
 
 PROJECT = Path(__file__).parents[2]
 ADVICE = "nightshift db upgrade"
@@ -236,6 +238,16 @@ def test_a_transaction_left_in_the_middle_frees_its_rows_in_time(postgres_url: s
         connection.execute(text(lock))
         other.execute(lock)  # waits until it is free
         connection.execute(text("SELECT 1"))
+
+
+@pytest.mark.parametrize(("lease_s", "waited"), [(90, "30s"), (3600, "1min"), (1e10, "1min")])
+def test_a_worker_left_in_the_middle_is_waited_for_no_longer_than_others(
+    lease_s: float, waited: str, postgres_url: str
+) -> None:
+    settings = load_settings({}, database_url=postgres_url, lease_ttl_s=lease_s)
+    setting = text("SHOW idle_in_transaction_session_timeout")
+    with connect_worker(settings) as database, database.read() as connection:
+        assert connection.execute(setting).scalar_one() == waited
 
 
 def test_what_the_url_says_wins(postgres_url: str) -> None:
