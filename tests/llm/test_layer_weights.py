@@ -135,11 +135,11 @@ def test_the_embedding_is_chosen_apart(
     assert (meant[:, : config.hidden_size] - exact).norm() <= bound * exact.norm()
 
 
+@pytest.mark.parametrize("kind", [Weights.BF16, Weights.INT8, Weights.INT4])
 def test_a_tied_output_layer_of_the_same_weights_is_the_embedding(
-    source: Path, tmp_path: Path
+    kind: Weights, source: Path, tmp_path: Path
 ) -> None:
-    both = ((EMBEDDING, Weights.INT8), ("lm_head", Weights.INT8))
-    layers = LayerWeights(Weights.INT4, both)
+    layers = LayerWeights(Weights.INT4, ((EMBEDDING, kind), ("lm_head", kind)))
     entry = add_model(Registry(tmp_path), str(source), weights=Weights.INT4, layers=layers)
     artifact = open_artifact(entry.folder, verify=True)
     is_tied = read_model_config(source).tie_word_embeddings

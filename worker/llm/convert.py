@@ -118,9 +118,7 @@ def convert(
         head = source_tensor(source, "lm_head.weight", (config.vocab_size, hidden))
         yield from _stored("lm_head", head, None, layers, moments)
     elif _has_own_head(config, layers):  # beside the embedding
-        # safetensors stores no two tensors in one memory
-        apart = embedding if layers.of("lm_head") in QUANTIZED else embedding.clone()
-        yield from _stored("lm_head", apart, None, layers, moments)
+        yield from _stored("lm_head", embedding, None, layers, moments)
 
 
 def tensor_count(
@@ -143,11 +141,9 @@ def _has_own_head(config: ModelConfig, layers: LayerWeights) -> bool:
     """Whether the output layer is stored; a tied one that has the embedding's tensors is not."""
     if not config.tie_word_embeddings:
         return True
-    head, embedding = layers.of("lm_head"), layers.of(EMBEDDING)
-    if embedding in QUANTIZED:
-        is_rounded_apart = head is Weights.INT4 and layers.calibration is not None
-        return head is not embedding or is_rounded_apart
-    return head in QUANTIZED or layers.usual in QUANTIZED
+    head = layers.of("lm_head")
+    is_calibrated = head is Weights.INT4 and layers.calibration is not None
+    return is_calibrated or head is not layers.of(EMBEDDING)
 
 
 def _by_layer(weights: Weights | LayerWeights) -> LayerWeights:
