@@ -235,11 +235,16 @@ def test_an_artifact_of_a_quantized_checkpoint_is_made_once(tmp_path: Path) -> N
     assert not heard
 
 
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize("pattern", ["layers.0.*", "*"])
 @pytest.mark.parametrize("usual", [Weights.BF16, Weights.INT4])
-def test_no_more_tensors_are_made_than_were_told(usual: Weights, tmp_path: Path) -> None:
+def test_no_more_tensors_are_made_than_were_told(
+    usual: Weights, pattern: str, zero_points: bool, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     save(KEPT_INT4["gptq, asymmetric"], make_byte_level(folder), vocab_size=400)
-    layers, heard = LayerWeights(usual, (("layers.0.*", Weights.INT4),)), []
+    layers = LayerWeights(usual, ((pattern, Weights.INT4),), int4_zero_points=zero_points)
+    heard: list[tuple[int, int]] = []
     add_model(
         Registry(tmp_path / "registry"), str(folder), name="x", weights=usual, layers=layers,
         progress=lambda *counts: heard.append(counts),

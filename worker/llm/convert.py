@@ -128,13 +128,15 @@ def tensor_count(
     layers = _by_layer(weights)
     head = _has_own_head(config, layers)
     names = [name for name in layer_names(config) if head or name != "lm_head"]
-    quantized = sum(layers.of(name) in QUANTIZED for name in names)
+    scales = sum(layers.of(name) in QUANTIZED for name in names)
+    zeros = sum(
+        layers.of(name) is Weights.INT4
+        for name in names
+        if layers.int4_zero_points or (keeps_zeros and name.startswith("layers."))
+    )
     biases = config.qkv_bias + config.output_bias + 2 * config.mlp_bias
     norms = len(block_norms(config)) + 2 * (config.head_norm is not None)
-    per_layer = norms + 4 * (1 + keeps_zeros) + biases
-    if layers.int4_zero_points and not keeps_zeros:
-        quantized += sum(layers.of(name) is Weights.INT4 for name in names)
-    return 2 + config.num_layers * per_layer + quantized + head
+    return len(names) + scales + zeros + config.num_layers * (norms + biases) + 1  # the last norm
 
 
 def _has_own_head(config: ModelConfig, layers: LayerWeights) -> bool:
