@@ -11,12 +11,15 @@ from models.errors import UnsupportedModel
 from models.model_key import Weights
 from tests.cli.demo import MODEL
 from worker.llm.add import add_model
+from worker.llm.artifact import open_artifact
 from worker.llm.config import read_model_config
 from worker.llm.convert import compute_dtype
 from worker.llm.kv_cache import block_bytes
+from worker.llm.layer_weights import LayerWeights, parse_exceptions
+from worker.llm.loading import load_model
 from worker.llm.registry import Registry
 from worker.planning.cache_shape import CacheShape, read_cache_shape
-from worker.planning.demand import demand_of
+from worker.planning.demand import PROCESSES_BYTES, demand_of
 
 
 @pytest.mark.parametrize("weights", list(Weights))
@@ -49,6 +52,17 @@ def test_a_registered_model_is_read_without_its_tensors(tmp_path: Path) -> None:
     assert demand.context_tokens == read_model_config(MODEL).max_position_embeddings
     assert demand.is_tiny
     assert demand.least_kv_bytes <= demand.good_kv_bytes <= demand.most_kv_bytes
+
+
+@pytest.mark.parametrize("exceptions", [(), ("embedding=int8",), ("*=int4",)])
+def test_weights_take_what_the_engine_holds(exceptions: tuple[str, ...], tmp_path: Path) -> None:
+    layers = LayerWeights(Weights.INT8, parse_exceptions(exceptions))
+    entry = add_model(Registry(tmp_path), str(MODEL), name="x", weights=Weights.INT8, layers=layers)
+    demand = demand_of(
+        entry, max_sequences=8, context_tokens=None, threads=None, kv_cache_bytes=None
+    )
+    held = load_model(open_artifact(entry.folder, verify=False)).weight_bytes
+    assert demand.fixed_bytes - PROCESSES_BYTES == pytest.approx(held, rel=0.03)
 
 
 def test_memory_that_the_user_gives_is_what_it_takes(tmp_path: Path) -> None:

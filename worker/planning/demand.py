@@ -5,10 +5,16 @@ Must not know settings; whoever has them hands over what the user has chosen.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from safetensors import SafetensorError, safe_open
+
+from models.backend_name import BackendName
+from models.errors import ArtifactError
 from worker.backends.threads import SMALL_WEIGHTS_BYTES
 from worker.llm.artifact import Artifact, read_manifest
+from worker.llm.layer_weights import EMBEDDING
 from worker.llm.registry import RegistryEntry
 from worker.planning.cache_shape import read_cache_shape
 
@@ -29,11 +35,12 @@ class ModelDemand:
     max_sequences: int
     threads: int | None = None
     kv_cache_bytes: int | None = None
+    held_twice_bytes: int = 0  # of the weights
 
     @property
     def fixed_bytes(self) -> int:
         """A worker's memory without its KV cache."""
-        return self.weight_bytes + PROCESSES_BYTES
+        return self.weight_bytes + self.held_twice_bytes + PROCESSES_BYTES
 
     @property
     def least_kv_bytes(self) -> int:
@@ -73,16 +80,43 @@ def demand_of(
     """
     manifest = read_manifest(entry.folder)
     shape = read_cache_shape(entry.folder)
+    artifact = Artifact(entry.folder, manifest, manifest.digest)
     return ModelDemand(
         name=str(entry.key),
-        weight_bytes=_tensor_bytes(Artifact(entry.folder, manifest, manifest.digest)),
+        weight_bytes=_tensor_bytes(artifact),
         kv_bytes_per_token=shape.bytes_per_token(entry.key.weights),
         context_tokens=min(shape.context_tokens, context_tokens or shape.context_tokens),
         max_sequences=max_sequences,
         threads=threads,
         kv_cache_bytes=kv_cache_bytes,
+        held_twice_bytes=_held_twice_bytes(artifact),
     )
 
 
 def _tensor_bytes(artifact: Artifact) -> int:
     return sum(artifact.manifest.files[path.name].bytes for path in artifact.tensor_files)
+
+
+def _held_twice_bytes(artifact: Artifact) -> int:
+    """Of a quantized embedding that is the output layer, too: its rows, and packed to multiply.
+
+    Raises ArtifactError.
+    """
+    if artifact.manifest.backend is not BackendName.NATIVE:
+        return 0
+    rows_bytes = 0
+    for path in artifact.tensor_files:
+        try:
+            with safe_open(path, framework="np") as file:
+                names = file.keys()
+                if "lm_head.weight" in names:
+                    return 0
+                if f"{EMBEDDING}.weight" in names:
+                    rows = file.get_slice(f"{EMBEDDING}.weight")
+                    is_quantized = rows.get_dtype() in ("I8", "U8")
+                    rows_bytes = math.prod(rows.get_shape()) if is_quantized else 0
+        except (OSError, SafetensorError) as exc:
+            raise ArtifactError(
+                f"{path} is missing or damaged: remove the artifact and add the model again"
+            ) from exc
+    return rows_bytes
