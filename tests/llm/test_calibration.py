@@ -17,7 +17,7 @@ from models.generation import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from models.model_key import Weights
 from tests.llm.quantized_folders import Scheme, gptq, gptq_config, save_quantized
 from tests.llm.test_families import MODELS, make
-from tests.llm.tiny_models import make_reference, save_reference
+from tests.llm.tiny_models import make_model, make_reference, save_reference
 from tests.llm.tiny_tokenizers import make_byte_level
 from tools.demo_prompts import prompt_chats
 from worker.llm.add import add_model
@@ -28,10 +28,12 @@ from worker.llm.checkpoint import Checkpoint
 from worker.llm.config import read_model_config
 from worker.llm.convert import convert
 from worker.llm.decoder import Decoder
+from worker.llm.embedding import Embedding
 from worker.llm.kv_cache import KVCache
-from worker.llm.layer_weights import LayerWeights
+from worker.llm.layer_weights import EMBEDDING, LayerWeights
 from worker.llm.loading import load_model
 from worker.llm.packed import Segment, pack_step
+from worker.llm.quantize import dequantized
 from worker.llm.registry import Registry
 from worker.llm.tokenizer import Tokenizer
 
@@ -84,8 +86,8 @@ def test_the_inputs_seen_are_those_of_transformers(name: str, tmp_path: Path) ->
     config = read_model_config(tmp_path)
     made: list[Unquantized] = []
 
-    def calibrate(embedding: Tensor) -> Unquantized:
-        made.append(Unquantized(config, TEXTS, embedding))
+    def calibrate(embed: Embedding) -> Unquantized:
+        made.append(Unquantized(config, TEXTS, embed))
         return made[0]
 
     layers = LayerWeights(Weights.INT4, (), 32)
@@ -171,6 +173,35 @@ def test_only_int4_layers_change_and_all_are_stored_as_ever(tied: bool, tmp_path
     assert changed == {
         "layers.1.qkv.weight", "layers.1.output.weight", "layers.1.gate_up.weight", "lm_head.weight"
     }  # fmt: skip
+
+
+class Replaced(Checkpoint):
+    """A checkpoint with other rows of the embedding."""
+
+    rows: Tensor
+
+    def tensor(self, name: str) -> Tensor:
+        return self.rows if name == "model.embed_tokens.weight" else super().tensor(name)
+
+
+@pytest.mark.parametrize("kind", [Weights.INT8, Weights.INT4])
+def test_a_quantized_embedding_is_what_the_layers_are_calibrated_behind(
+    kind: Weights, tmp_path: Path
+) -> None:
+    folder = save_reference(
+        make_model("gemma2", hidden_size=72, query_pre_attn_scalar=16), tmp_path
+    )
+    config = read_model_config(folder)
+    assert config.embedding_scale != 1
+    calibrate = partial(Calibration, config, TEXTS)
+    layers = LayerWeights(Weights.INT4, ((EMBEDDING, kind), ("lm_head", kind)), 32)
+    ours = dict(convert(config, layers, Checkpoint(folder), calibrate))
+    source = Replaced(folder)
+    source.rows = dequantized(ours, f"{EMBEDDING}.")[:, : config.hidden_size].contiguous()
+    expected = dict(convert(config, LayerWeights(Weights.INT4, (), 32), source, calibrate))
+    of_layers = {name for name in ours if name.startswith("layers.")}
+    assert of_layers
+    assert all(torch.equal(ours[name], expected[name]) for name in of_layers)
 
 
 def test_an_artifact_is_found_again_by_the_texts_it_was_calibrated_on(tmp_path: Path) -> None:

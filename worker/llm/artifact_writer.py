@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from worker.llm.embedding import Embedding
+
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
 FILE_BYTES = 512 * 1024**2
@@ -221,7 +223,7 @@ def _native_contents(folder: Path, checkpoint: Checkpoint, layers: LayerWeights)
 
 def _calibrating(
     folder: Path, config: ModelConfig, layers: LayerWeights, stored: QuantizedFormat | None
-) -> Callable[[Tensor], Calibration] | None:
+) -> Callable[[Embedding], Calibration] | None:
     """What to calibrate with, given the embedding; raises InputError where it cannot be."""
     if layers.calibration is None:
         return None

@@ -35,15 +35,14 @@ class Calibration:
     """The rows of all texts on their way through the layers, from the first to the last."""
 
     def __init__(
-        self, config: ModelConfig, texts: Sequence[Sequence[int]], embedding: Tensor
+        self, config: ModelConfig, texts: Sequence[Sequence[int]], embed: Embedding
     ) -> None:
-        """Embed the texts, each of 1 to TEXT_TOKENS token ids; `embedding` (vocabulary, hidden)."""
+        """Embed the texts, each of 1 to TEXT_TOKENS token ids; `embed` gives rows in float32."""
         self._config = config
         self._operations = TorchOperations(config, torch.float32)
         self._steps = LayerSteps(self._operations, config.rms_norm_eps)
         self._packed = list(_packed(texts))
         self._cache = KVCache(config, _STEP_BLOCKS, _BLOCK_TOKENS, torch.float32)
-        embed = Embedding(config, {"weight": embedding.float()}, torch.float32)
         self._rows = [embed(each.token_ids) for each in self._packed]
 
     def moments(

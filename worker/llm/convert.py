@@ -20,9 +20,10 @@ from models.errors import UnsupportedModel
 from models.model_key import Weights
 from worker.llm.calibrated_rounding import round_calibrated
 from worker.llm.config import ModelConfig
+from worker.llm.embedding import Embedding
 from worker.llm.kept_integers import kept_linear
 from worker.llm.layer_weights import EMBEDDING, LayerWeights
-from worker.llm.quantize import dequantized, quantize_linear
+from worker.llm.quantize import quantize_linear
 from worker.llm.quantized_checkpoint import QuantizedCheckpoint
 
 QUANTIZED = (Weights.INT8, Weights.INT4)
@@ -88,7 +89,7 @@ def convert(
     config: ModelConfig,
     weights: Weights | LayerWeights,
     source: TensorSource,
-    calibrate: Callable[[Tensor], InputMoments] | None = None,
+    calibrate: Callable[[Embedding], InputMoments] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of the artifact by name.
 
@@ -103,7 +104,8 @@ def convert(
     inputs = None
     if calibrate is not None:
         is_exact = layers.of(EMBEDDING) not in QUANTIZED
-        inputs = calibrate(embedding if is_exact else dequantized(rows)[:, :hidden])
+        parts = {"weight": embedding} if is_exact else rows
+        inputs = calibrate(Embedding(config, parts, torch.float32))
     for index in range(config.num_layers):
         if inputs is None:
             yield from _convert_layer(config, layers, source, index)

@@ -14,7 +14,8 @@ from worker.llm.quantize import dequantized
 class Embedding:
     """The rows as they are stored; quantized ones are dequantized when they are looked up.
 
-    `parts` are what `quantize_linear` makes of (vocabulary, hidden), `dtype` is that of rows.
+    `parts` are what `quantize_linear` makes of (vocabulary, hidden), `dtype` is that of the rows
+    that are looked up.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class Embedding:
         rows = {suffix: part.index_select(0, token_ids) for suffix, part in self._parts.items()}
         embedded = rows["weight"]
         if not embedded.is_floating_point():
-            embedded = dequantized(rows)[:, : self._config.hidden_size].to(self.dtype)
+            embedded = dequantized(rows)[:, : self._config.hidden_size]
+        embedded = embedded.to(self.dtype)
         if self._config.embedding_scale == 1.0:
             return embedded
         # rounded first, as trained
