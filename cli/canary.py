@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +16,16 @@ from cli.context import load, open_database
 from cli.display import emit, emit_json, say
 from cli.job_store import JobStore, SubmitOrder
 from cli.status import has_ended, raise_unless_completed
+from cli.stopping import interrupted_by_signals
 from cli.submission import GREEDY, InputOptions
-from models.errors import BatchNotCompleted, InputError, StateError, StorageFull, UnavailableError
+from models.errors import (
+    BatchNotCompleted,
+    InputError,
+    NightshiftError,
+    StateError,
+    StorageFull,
+    UnavailableError,
+)
 from models.model_key import ModelKey, Weights
 from models.states import ResultStatus
 
@@ -45,7 +55,8 @@ def canary(
     """Let live workers answer known requests, and keep how many answers were exact and how fast.
 
     `nightshift status`, GET /v1/canaries and GET /metrics show the newest of each model. With
-    --every one that fails is told and the next one tried; without, the exit code tells.
+    --every one that fails is told and the next one tried; without, the exit code tells. Stopped by
+    Ctrl-C or SIGTERM, it cancels the batch that it waits for.
     """
     from cli.answers import read_expected
     from cli.database_store import DatabaseStore
@@ -55,7 +66,7 @@ def canary(
     asked.check_readable()
     wanted = read_expected(expected)
     order = SubmitOrder(model=model, weights=weights, idempotency_key=None, priority=priority)
-    with open_database(settings) as database:
+    with interrupted_by_signals(), open_database(settings) as database:
         store = DatabaseStore(settings, database)
         while True:
             started = time.monotonic()
@@ -83,7 +94,13 @@ def _measure(
     from cli.answers import count_exact
     from models.store.canaries import record_canary
 
-    batch = store.await_end(store.submit(asked, order)["id"], timeout_s)
+    key = f"canary-{uuid.uuid4().hex}"  # by which an interruption finds it wherever it came
+    try:
+        submitted = store.submit(asked, replace(order, idempotency_key=key))
+        batch = store.await_end(submitted["id"], timeout_s)
+    except KeyboardInterrupt:
+        _cancel_interrupted(store, database, key)
+        raise
     if not has_ended(batch):
         batch = _cancelled_or_ended(store, batch, timeout_s)
     raise_unless_completed(batch)
@@ -118,6 +135,20 @@ def _cancelled_or_ended(store: JobStore, batch: Batch, timeout_s: float) -> Batc
         f"batch {batch['id']} was not completed within {timeout_s:g} s and is cancelled: see "
         "that a worker of its model runs, or give a longer --timeout"
     )
+
+
+def _cancel_interrupted(store: JobStore, database: Database, key: str) -> None:
+    """Let no worker go on for nobody; an error is told, and it stays an interruption."""
+    from models.store.batches import find_batch
+
+    try:
+        if (batch := find_batch(database, key)) is not None:
+            store.cancel(batch.id)
+            say(f"batch {batch.id} is cancelled")
+    except StateError:
+        return  # it has ended
+    except NightshiftError as exc:
+        say(f"this canary's batch is not cancelled: {exc}")
 
 
 def _check_asked(expected: Mapping[str, str], lines: Iterable[Mapping[str, object]]) -> None:

@@ -66,7 +66,7 @@ def collect(
 ) -> None:
     """Remove damaged artifacts, downloads that broke off, and what dead processes left.
 
-    Nothing that a process of this machine has loaded or is adding.
+    Nothing that a process of this machine has loaded, pushes or is adding.
     """
     settings = load(context)
     collect_from = _collect_shared if shared else _collect_here

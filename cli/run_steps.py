@@ -27,6 +27,7 @@ from cli.status import raise_unless_completed
 from cli.stopping import stop_on_signals
 from cli.submission import InputOptions, submit_input
 from cli.summary import SAMPLES, WORK, RunSummary, print_sample
+from models.backend_name import BackendName
 from models.model_key import ModelKey, Weights
 from models.states import BatchState, ResultStatus
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from models.settings import Settings
     from models.store.views import Batch, Submitted
     from worker.jobs.engine_port import SpawnEngine
-    from worker.llm.registry import Registry
+    from worker.llm.registry import Registry, RegistryEntry
 
 INTERRUPTED = 130
 _NEW_OBJECTS_BETWEEN_COLLECTIONS = 50_000  # rows of a page make many, and no cycles
@@ -115,9 +116,7 @@ def _find_or_submit(
     digest: str,
 ) -> Submitted:
     """The batch of this very run, from an earlier call or new."""
-    artifact = next(entry.digest for entry in registry.entries() if entry.key == key)
-    sought = f"{digest} {key} {artifact} {plan.output.resolve()}"
-    base = f"run-{hashlib.sha256(sought.encode()).hexdigest()}"
+    base = _run_name(settings, registry.entry(key), plan, digest)
     newest = _newest_run(database, base)
     return submit_input(
         database,
@@ -127,6 +126,15 @@ def _find_or_submit(
         digest=digest,
         idempotency_key=f"{base}-{max(1, newest + plan.fresh)}",
     )
+
+
+def _run_name(settings: Settings, entry: RegistryEntry, plan: RunPlan, digest: str) -> str:
+    """What only calls of one run have: the same requests and output, computed in the same way."""
+    sought = f"{digest} {entry.key} {entry.digest} {plan.output.resolve()}"
+    if entry.backend is BackendName.IPEX:  # weights do not tell how they are multiplied
+        lowp = settings.ipex_lowp or entry.recipe.get("lowp")
+        sought += f" {lowp} {entry.recipe.get('act_quant')}"
+    return f"run-{hashlib.sha256(sought.encode()).hexdigest()}"
 
 
 def _newest_run(database: Database, base: str) -> int:

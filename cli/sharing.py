@@ -34,15 +34,17 @@ def push(
     Every byte is checked first: what is damaged here goes nowhere.
     """
     from worker.llm.artifact import open_artifact
+    from worker.llm.artifact_use import kept
 
     settings = load(context, backend=backend)
     remote, registry = _remote(settings, to, "--to"), open_registry(settings)
     key = registry.resolve(*split_name(name, weights))
-    artifact = open_artifact(registry.find(key), verify=True)
-    with ModelProgress(f"pushing {key}", unit="bytes") as progress:
-        sent = remote.push(artifact, key, progress.update)
-    say(f"sent {sent.files_sent} of {sent.files} files, {format_bytes(sent.bytes_sent)}")
-    report(registry.entry(key), as_json=as_json)
+    with kept(registry.path(key)):
+        artifact = open_artifact(registry.find(key), verify=True)
+        with ModelProgress(f"pushing {key}", unit="bytes") as progress:
+            sent = remote.push(artifact, key, progress.update)
+        say(f"sent {sent.files_sent} of {sent.files} files, {format_bytes(sent.bytes_sent)}")
+        report(registry.entry(key), as_json=as_json)
 
 
 def pull(

@@ -1,4 +1,4 @@
-"""Turns SIGINT and SIGTERM into a wish to stop that a long command looks at."""
+"""What SIGINT and SIGTERM do to a long command: a wish to stop, or an interruption."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that what was begun can be undone."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from models.lowp import Lowp
 from tests.cli.console import Console
 from tests.cli.demo import MODEL, PROMPTS, long_requests, read_lines, write_lines
 from tests.cli.waiting import until
+from worker.llm.artifact import MANIFEST_NAME
+from worker.llm.ipex.recipe import ActQuant, IpexRecipe
 
 N_WORK = 800
 
@@ -155,6 +158,30 @@ def test_one_artifact_under_two_names_makes_two_runs(
         console.succeed("run", source, "-o", tmp_path / "out.jsonl", "--model", name)
     listed = json.loads(console.succeed("status", "--json"))
     assert {batch["model"] for batch in listed} == {"one", "two"}
+
+
+def test_another_precision_of_ipex_makes_another_run(
+    console: Console, models_home: Path, tmp_path: Path
+) -> None:
+    folder = console.home / "registry" / "demo-model" / "int8.ipex"
+    shutil.copytree(models_home / "registry" / "demo-model" / "int8", folder)
+    manifest = folder / MANIFEST_NAME
+    native = json.loads(manifest.read_text())
+    source = write_lines(tmp_path / "in.jsonl", iter([{"prompt": 5}]))  # needs no engine
+
+    def run_of(recipe: IpexRecipe, *flags: str) -> str:
+        said = native | {"backend": "ipex", "recipe": recipe.as_manifest()}
+        manifest.write_text(json.dumps(said))
+        command = ("run", source, "-o", tmp_path / "out.jsonl", "--model", "demo-model")
+        summary = tmp_path / "summary.json"
+        console.succeed(*flags, *command, "--backend", "ipex", "--summary", summary)
+        return str(json.loads(summary.read_text())["batch"])
+
+    first = run_of(IpexRecipe(lowp=Lowp.BF16))
+    assert run_of(IpexRecipe(lowp=Lowp.BF16), "--set", "ipex_lowp=bf16") == first
+    other = run_of(IpexRecipe(lowp=Lowp.BF16), "--set", "ipex_lowp=fp16")
+    assert run_of(IpexRecipe(lowp=Lowp.FP16)) == other != first
+    assert run_of(IpexRecipe(act_quant=ActQuant.PER_TENSOR)) not in {first, other}
 
 
 def test_bad_requests_are_named_and_the_others_run(demo_console: Console, tmp_path: Path) -> None:

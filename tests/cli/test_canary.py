@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from cli.database_store import DatabaseStore
-from models.errors import StorageFull
-from nightshift import Batch
+from models.errors import DatabaseUnavailable, StorageFull
+from nightshift import Batch, Json
 from tests.cli.console import Console, assert_one_sentence
 from tests.cli.demo import EXPECTED, PROMPTS, read_lines, write_lines
+from tests.cli.waiting import until
 
 LIMIT_S = 60.0
 N_PROMPTS = 12
@@ -40,6 +41,11 @@ def served(demo_console: Console) -> Iterator[Console]:
     yield demo_console
     worker.send_signal(signal.SIGTERM)
     worker.communicate(timeout=LIMIT_S)
+
+
+def listed(console: Console) -> list[Json]:
+    batches: list[Json] = json.loads(console.succeed("status", "--json"))
+    return batches
 
 
 def test_live_workers_are_measured_and_status_shows_it(
@@ -103,6 +109,36 @@ def test_expected_answers_of_other_requests_are_refused(
     assert ended.returncode == 2
     assert_one_sentence(ended, "are of no request", "belong together")
     assert "CANARY" not in served.succeed("status")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_cancels_its_batch(
+    number: signal.Signals, demo_console: Console, files: tuple[str | Path, ...]
+) -> None:
+    running = demo_console.start("canary", "demo-model", *files, "--every", "1")
+    (batch,) = until(lambda: listed(demo_console) or None, "its batch")
+    running.send_signal(number)
+    _, words = running.communicate(timeout=LIMIT_S)
+    assert (running.returncode, words) == (130, f"batch {batch['id']} is cancelled\n")
+    assert [each["status"] for each in listed(demo_console)] == ["cancelled"]
+
+
+def test_interrupted_without_a_database_it_says_that_the_batch_is_left(
+    demo_console: Console, files: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable("the database is away: start it")
+
+    monkeypatch.setattr(DatabaseStore, "await_end", interrupt)
+    monkeypatch.setattr(DatabaseStore, "cancel", fail)
+    ended = demo_console.call("canary", "demo-model", *files)
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines() == [
+        "this canary's batch is not cancelled: the database is away: start it"
+    ]
 
 
 def test_a_failure_is_told_and_the_next_one_tried(

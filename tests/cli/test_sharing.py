@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from models.model_key import ModelKey
 from tests.cli.console import Console, assert_one_sentence
 from tests.cli.demo import MODEL, PROMPTS, read_lines, write_lines
+from worker.llm.artifact import Artifact
+from worker.llm.artifact_use import last_used_at
+from worker.llm.remote_registry import Progress, RemoteRegistry, Sent
 
 N_PROMPTS = 8
 
@@ -103,6 +108,32 @@ def test_what_is_not_used_goes_and_can_be_pulled_again(node: Console) -> None:
     node.succeed("model", "gc", "--unused-for", "0")
     assert node.succeed("model", "list", "--json") == "[]\n"
     node.succeed("model", "pull", "demo-model")
+
+
+def test_what_is_being_pushed_is_not_removed(
+    node: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.succeed("model", "pull", "demo-model")
+    folder = node.home / "registry" / "demo-model" / "int8"
+    used_at = last_used_at(folder)
+    push, others = RemoteRegistry.push, [("remove", "demo-model"), ("gc", "--unused-for", "0")]
+    ended: list[subprocess.CompletedProcess[str]] = []
+
+    def push_while_others_remove(
+        remote: RemoteRegistry, artifact: Artifact, key: ModelKey, progress: Progress
+    ) -> Sent:
+        ended.extend(node.run("model", *other) for other in others)
+        return push(remote, artifact, key, progress)
+
+    monkeypatch.setattr(RemoteRegistry, "push", push_while_others_remove)
+    pushed = node.call("model", "push", "demo-model", "--to", tmp_path / "elsewhere")
+    assert (pushed.returncode, pushed.stdout) == (0, "demo-model:int8\n"), pushed.stderr
+    refused, collected = ended
+    assert refused.returncode == 1
+    assert_one_sentence(refused, "wait for the push")
+    assert collected.stderr.startswith("0 removed")
+    assert last_used_at(folder) == used_at
+    node.succeed("model", "remove", "demo-model")
 
 
 def test_contents_of_no_artifact_go_from_the_shared_registry(node: Console, shared: Path) -> None:

@@ -1,7 +1,7 @@
-"""Which artifacts are loaded on this node, and when each was last.
+"""Which artifacts are in use on this node, and when each was last loaded.
 
-A lock file beside an artifact is shared by all processes that have it loaded; the system lets go
-of it when a process ends, however it ends. Its time is that of the last loading.
+A lock file beside an artifact is shared by all processes that have it loaded or push it; the system
+lets go of it when a process ends, however it ends. Its time is that of the last loading.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from models.errors import StateError
@@ -36,8 +36,20 @@ def mark_used(folder: Path) -> None:
 
 
 @contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Keep the artifact from being removed meanwhile, as `mark_used` does, but not as a loading."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            make_mark(folder)
+            descriptor = _open(folder)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
 def unused(folder: Path) -> Iterator[Path]:
-    """Let nobody load the artifact meanwhile; raises StateError when a process has it loaded."""
+    """Let nobody load the artifact meanwhile; raises StateError when a process uses it."""
     make_mark(folder)
     descriptor = _open(folder)
     try:
@@ -45,7 +57,8 @@ def unused(folder: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise StateError(
-                f"{folder} is loaded by a process of this machine: stop its workers first"
+                f"{folder} is loaded or being pushed by a process of this machine: stop its "
+                "workers first, or wait for the push"
             ) from exc
         yield folder
     finally:

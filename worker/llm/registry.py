@@ -173,7 +173,7 @@ class Registry:
         raise InputError(f"model {name!r} is there as {kinds}: choose one with --weights")
 
     def remove(self, key: ModelKey) -> None:
-        """Delete an artifact; raises NotFoundError, StateError while a process has it loaded."""
+        """Delete an artifact; raises NotFoundError, StateError while a process uses it."""
         with self.lock(key), unused(self.find(key)) as folder:
             remove_folder(folder)
 

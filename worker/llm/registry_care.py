@@ -73,9 +73,9 @@ def collect_garbage(
 ) -> list[Removed]:
     """Remove damaged artifacts, broken-off downloads, what dead processes left, and the unused.
 
-    Nothing is removed that a process of this machine has loaded, or is adding, nor a download of
-    the last day, nor an artifact of another version of Nightshift. Raises SettingsError where the
-    registry cannot be written.
+    Nothing is removed that a process of this machine has loaded, pushes or is adding, nor a
+    download of the last day, nor an artifact of another version of Nightshift. Raises SettingsError
+    where the registry cannot be written.
     """
     with writing(root):
         return _collected(root, unused_for_days, dry_run=dry_run)
