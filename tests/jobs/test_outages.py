@@ -150,15 +150,20 @@ def test_a_worker_that_stops_gives_back_what_it_did_not_hear_of(
     store: JobStore, script: Script, lost_reply: LostReply
 ) -> None:
     batch_id = store.submit(CHUNK_REQUESTS)
-    lost_reply.chosen = lambda name: "_claim." in name
     service = WorkerService(store.settings, MODEL, spawn=script.spawn)
+    states: list[ChunkState] = []
+
+    def is_claim(name: str) -> bool:
+        if "_claim." in name:
+            states.extend(chunk.state for chunk in store.chunks(batch_id))
+            service.ask_to_stop()  # as far as the worker knows it has no lease
+        return "_claim." in name
+
+    lost_reply.chosen = is_claim
     service.start()
-    wait_until(
-        lambda: store.chunks(batch_id)[0].state is ChunkState.LEASED,
-        "the chunk is claimed, and nobody hears of it",
-    )
-    service.ask_to_stop()  # while the worker waits, as far as it knows without a lease
+    wait_until(lambda: service.is_stopping, "the chunk is claimed, and nobody hears of it")
     assert service.join(20)
+    assert states == [ChunkState.LEASED]
     (chunk,) = store.chunks(batch_id)
     assert (chunk.state, chunk.attempts, chunk.crashes) == (ChunkState.PENDING, 0, 0)
     assert script.answered == []
