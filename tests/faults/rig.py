@@ -148,11 +148,9 @@ class Rig:
         self.nodes.append(node)
         return node
 
-    def start_workers(
-        self, number: int, *, script: Script | None = None, **settings: str
-    ) -> list[Node]:
+    def start_workers(self, number: int, *, script: Script | None = None) -> list[Node]:
         """Several workers with the fake engine, ready."""
-        nodes = [self.start_worker(script=script, **settings) for _ in range(number)]
+        nodes = [self.start_worker(script=script) for _ in range(number)]
         for node in nodes:
             node.worker.wait_ready()
         return nodes
