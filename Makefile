@@ -74,7 +74,7 @@ soak: install servers  ## watch two workers for leaks over small batches: MINUTE
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --record soak.json
 
 fuzz: install  ## try many more inputs on what reads them, FUZZ_SECONDS of it guided by coverage
-	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile fuzz --timeout 3600
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile fuzz --timeout 3600
 	@$(PIP_INSTALL) --editable '.[fuzz]' || echo "Without atheris, which is not there for this machine."
 	@! $(BIN)/python -c 'import atheris' 2>/dev/null || \
 		$(BIN)/python -m tests.fuzz.coverage_guided -max_total_time=$(FUZZ_SECONDS)

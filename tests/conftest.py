@@ -12,6 +12,10 @@ from tests.servers import PostgresServer, RedisServer, started
 
 # IPEX needs an old torch, so it has an environment of its own: `make test-ipex`.
 collect_ignore = [] if find_spec("intel_extension_for_pytorch") else ["ipex"]
+if find_spec("hypothesis"):  # which is not in that one
+    from tests.fuzz.budget import load_profiles
+
+    load_profiles()
 
 
 @pytest.fixture(scope="session", autouse=True)

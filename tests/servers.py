@@ -43,6 +43,17 @@ def free_port() -> int:
         return port
 
 
+def hold_port() -> socket.socket:
+    """Keeps a free loopback port from all who ask the kernel for one, until it is closed.
+
+    Nobody listens meanwhile, but a server that is told the port: those bind with SO_REUSEADDR.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((HOST, 0))
+    return holder
+
+
 def wait_until(holds: Callable[[], bool], what: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
     """Poll until the condition holds; raises ServerError naming `what` when the time is up."""
     deadline = time.monotonic() + timeout_s
@@ -79,7 +90,9 @@ class Server(ABC):
         self, *, account: pwd.struct_passwd | None = None, folder: Path | None = None
     ) -> None:
         self.host = HOST
-        self.port = free_port()
+        # Else another listener, or a client's own end, could have it while the server is down.
+        self._held_port = hold_port()
+        self.port: int = self._held_port.getsockname()[1]
         if folder is not None:
             folder.mkdir()
         self.folder = folder or Path(tempfile.mkdtemp(prefix=f"nightshift-{self.name}-"))
@@ -137,6 +150,7 @@ class Server(ABC):
     def close(self) -> None:
         """Stop the server for good and remove its folder."""
         self.stop()
+        self._held_port.close()
         shutil.rmtree(self.folder)
 
     @property

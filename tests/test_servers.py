@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.servers import PostgresServer, RedisServer, ServerError, find_program, wait_until
+from tests.servers import HOST, PostgresServer, RedisServer, ServerError, find_program, wait_until
 
 
 def test_redis_comes_back_empty_on_the_same_port(redis_server: RedisServer) -> None:
@@ -17,6 +18,13 @@ def test_redis_comes_back_empty_on_the_same_port(redis_server: RedisServer) -> N
         assert not redis_server.answers()
         redis_server.start()
         assert client.get("key") is None
+
+
+def test_a_server_that_is_down_keeps_its_port(redis_server: RedisServer) -> None:
+    redis_server.stop()
+    with socket.socket() as rival, pytest.raises(OSError, match="in use"):
+        rival.bind((HOST, redis_server.port))
+    redis_server.start()
 
 
 def test_flushall_forgets_every_key(redis_server: RedisServer) -> None:

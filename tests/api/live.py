@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 
 from tests.cli.console import Console, command_line
-from tests.servers import HOST, free_port, wait_until
+from tests.servers import HOST, hold_port, wait_until
 
 STOP_TIMEOUT_S = 60
 
@@ -39,11 +39,12 @@ class LiveServer:
 @contextmanager
 def live_server(console: Console, *options: str) -> Iterator[LiveServer]:
     """`nightshift serve` on a free port until the block ends."""
-    port = free_port()
-    with _running(console, "serve", "--host", HOST, "--port", str(port), *options) as program:
-        server = LiveServer(f"http://{HOST}:{port}", program)
-        wait_until(lambda: _is_ready(server), "the API is ready")
-        yield server
+    with hold_port() as held:
+        port = held.getsockname()[1]
+        with _running(console, "serve", "--host", HOST, "--port", str(port), *options) as program:
+            server = LiveServer(f"http://{HOST}:{port}", program)
+            wait_until(lambda: _is_ready(server), "the API is ready")
+            yield server
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from models.store.results import stream_records
 from models.store.views import Ring
 from models.store.workers import live_workers
 from tests.celery.cluster import MODEL, Cluster, WorkerProcess, submit, wait_for, wait_for_end
-from tests.servers import PostgresServer, RedisServer, free_port
+from tests.servers import PostgresServer, RedisServer
 from worker.celery_app import create_app
 from worker.celery_config import CHUNK_TASK
 from worker.dispatcher import Dispatcher
@@ -63,10 +63,12 @@ def test_a_worker_hears_the_bell_and_drains_when_idle(
 ) -> None:
     worker = nodes.start_worker(sweep_period_s="600", lease_ttl_s="60")
     worker.wait_ready()
+    worker.process.send_signal(signal.SIGSTOP)  # it could look by itself before anybody rings
     batch_id = submit(database, 60, max_tokens=4, chunk_requests=20)
     ring_all(database, redis_server)
+    worker.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: bool(worker.said("ring heard")), "the ring is heard")
     assert wait_for_end(database, batch_id).completed == 60
-    assert worker.said("ring heard")
     assert [record["model"] for record in worker.said("worker ready")] == [str(MODEL)]
     assert len(live_workers(database, MODEL)) == 1
     engine = engine_of(worker)
@@ -222,7 +224,7 @@ def test_servers_may_come_and_go(
 @pytest.mark.parametrize(
     ("variables", "code", "sentence"),
     [
-        ({"broker_url": f"redis://127.0.0.1:{free_port()}/0"}, 4, "start Redis"),
+        ({"broker_url": "redis://127.0.0.1:1/0"}, 4, "start Redis"),
         ({"database_url": "postgresql://nobody@127.0.0.1:1/x"}, 4, "database"),
         ({"lease_ttl_s": "soon"}, 2, "NIGHTSHIFT_LEASE_TTL_S"),
     ],

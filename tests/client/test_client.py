@@ -74,7 +74,10 @@ def test_waiting_tells_how_far_it_is(pauses: list[float]) -> None:
     assert len(pauses) == 4
 
 
-def test_waiting_ends_with_its_timeout() -> None:
+def test_waiting_ends_with_its_timeout(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0 + sum(pauses))
     script = Script([answer(batch()), answer(batch())])
     with script.client() as client:
         assert client.wait("batch_1", timeout_s=0.05)["status"] == "in_progress"

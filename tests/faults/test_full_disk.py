@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from models.errors import StorageFull
@@ -50,6 +51,13 @@ def fill(folder: Path) -> Path:
     return file
 
 
+def begin_a_log_file(server: PostgresServer) -> None:
+    """For want of space for the next file of its log PostgreSQL would end, which is its own way."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as session:
+        session.execute("SELECT pg_switch_wal()")
+        session.execute("CHECKPOINT")  # writes to it, and so makes it
+
+
 @pytest.mark.matrix
 def test_a_full_disk_of_postgresql_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
     with (
@@ -59,6 +67,7 @@ def test_a_full_disk_of_postgresql_is_waited_for(small_disk: Path, tmp_path: Pat
     ):
         node = faults.start_workers(1, script=SLOW)[0]
         batch_id = submit(faults.database, plain(2000), max_tokens=16)
+        begin_a_log_file(postgres_server)
         ballast = fill(small_disk)
         with pytest.raises(StorageFull, match="free some space"):
             for _ in range(1000):

@@ -13,6 +13,7 @@ import pytest
 
 from models.database import Database
 from models.errors import DatabaseUnavailable
+from models.settings import load_settings
 from models.states import ChunkState
 from models.store.leases import claim_next
 from models.store.views import Lease
@@ -20,9 +21,11 @@ from tests.jobs.conftest import CHUNK_REQUESTS, MODEL, JobStore, MakeRunner, exp
 from tests.jobs.scripted_engine import Script
 from tests.servers import wait_until
 from worker.jobs.held import HeldLease, LeaseBook
-from worker.jobs.lease_keeper import LeaseKeeper
+from worker.jobs.lease_keeper import LeaseKeeper, lease_deadline
 from worker.jobs.patience import Patience
 from worker.service import WorkerService
+
+OUTAGE_S = 60.0
 
 
 class Outage:
@@ -150,15 +153,20 @@ def test_a_worker_that_stops_gives_back_what_it_did_not_hear_of(
     store: JobStore, script: Script, lost_reply: LostReply
 ) -> None:
     batch_id = store.submit(CHUNK_REQUESTS)
-    lost_reply.chosen = lambda name: "_claim." in name
     service = WorkerService(store.settings, MODEL, spawn=script.spawn)
+    states: list[ChunkState] = []
+
+    def is_claim(name: str) -> bool:
+        if "_claim." in name:
+            states.extend(chunk.state for chunk in store.chunks(batch_id))
+            service.ask_to_stop()  # as far as the worker knows it has no lease
+        return "_claim." in name
+
+    lost_reply.chosen = is_claim
     service.start()
-    wait_until(
-        lambda: store.chunks(batch_id)[0].state is ChunkState.LEASED,
-        "the chunk is claimed, and nobody hears of it",
-    )
-    service.ask_to_stop()  # while the worker waits, as far as it knows without a lease
+    wait_until(lambda: service.is_stopping, "the chunk is claimed, and nobody hears of it")
     assert service.join(20)
+    assert states == [ChunkState.LEASED]
     (chunk,) = store.chunks(batch_id)
     assert (chunk.state, chunk.attempts, chunk.crashes) == (ChunkState.PENDING, 0, 0)
     assert script.answered == []
@@ -208,6 +216,44 @@ def test_a_lease_that_cannot_be_renewed_keeps_its_deadline(store: JobStore, outa
     with keeper(store, book, is_alive=True) as lively:
         assert not lively.renew_all()
     assert (held.deadline, held.lost) == (123.0, False)
+
+
+class Clock:
+    """Time passes only while the lease keeper waits; for a minute of it the database is away."""
+
+    def __init__(self, outage: Outage, held: HeldLease, begins_at: float) -> None:
+        self.now = 0.0
+        self._outage = outage
+        self._held = held
+        self._begins_at = begins_at
+
+    def wait(self, seconds: float) -> bool:
+        """As of the event that ends the keeper; fails when the lease can be used no more."""
+        self.now += seconds
+        assert self._held.usable(self.now), f"fenced after {self.now:g} s"
+        self._outage.is_on = self._begins_at <= self.now < self._begins_at + OUTAGE_S
+        return self.now > self._begins_at + 2 * OUTAGE_S
+
+
+@pytest.mark.parametrize("part", [0.1, 0.99, 1.0])
+def test_an_outage_of_a_minute_is_outlasted_whenever_it_begins(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, outage: Outage, part: float
+) -> None:
+    settings = load_settings({})
+    store.submit(CHUNK_REQUESTS)
+    lease = claim_next(store.database, MODEL, "worker-a", ttl_s=settings.lease_ttl_s)
+    assert lease is not None
+    held = held_until(lease, deadline=lease_deadline(0.0, settings))
+    book = LeaseBook()
+    book.add(held)
+    clock = Clock(outage, held, begins_at=part * settings.renew_period_s)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    lively = LeaseKeeper(
+        book, database=store.database, settings=settings, is_engine_alive=lambda: True
+    )
+    monkeypatch.setattr(lively, "_stopping", clock)
+    lively._run()
+    assert outage.refused > 10
 
 
 def test_patience_asks_less_and_less_often_until_it_is_answered(

@@ -150,9 +150,16 @@ def test_renewals_keep_a_slow_chunk(
     store: JobStore, script: Script, make_runner: MakeRunner
 ) -> None:
     batch_id = store.submit(CHUNK_REQUESTS)
-    script.holds = lambda _: time.monotonic() < release_at
-    release_at = time.monotonic() + 2.5
-    make_runner(lease_ttl_s=1.0, renew_period_s=0.2).serve(until=never)
+    runner = make_runner(renew_period_s=0.05)
+    ends: list[tuple[float, float]] = []  # of the lease, by the database and by the worker
+
+    def holds(_prompt: str) -> bool:
+        (chunk,), (held,) = store.chunks(batch_id), runner.book.all()
+        ends.append((chunk.lease_until or 0.0, held.deadline))
+        return any(now < first + 0.3 for first, now in zip(ends[0], ends[-1], strict=True))
+
+    script.holds = holds
+    runner.serve(until=never)
     assert store.texts(batch_id) == expected_texts(CHUNK_REQUESTS)
     assert [chunk.epoch for chunk in store.chunks(batch_id)] == [1]
 

@@ -18,6 +18,8 @@ from models.store.leases import renew_lease
 from worker.jobs.held import HeldLease, LeaseBook
 
 _STOP_TIMEOUT_S = 5.0
+_FENCED_EARLY = 1 / 3  # of a period
+_NEXT_TRY = 0.2  # of a period, when the database does not answer
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +27,11 @@ _log = logging.getLogger(__name__)
 def lease_deadline(sent_at: float, settings: Settings) -> float:
     """Until when a lease may be written under, on the monotonic clock.
 
-    Counted from before the renewal was sent and one period short, so that this process fences
-    itself before the database's clock can give the chunk to another.
+    Counted from before the renewal was sent and a little short, so that this process fences itself
+    before the database's clock can give the chunk to another. With the defaults an outage of a
+    minute ends before that, also one that begins when a renewal is due and ends just after a try.
     """
-    return sent_at + settings.lease_ttl_s - settings.renew_period_s
+    return sent_at + settings.lease_ttl_s - _FENCED_EARLY * settings.renew_period_s
 
 
 class LeaseKeeper:
@@ -69,7 +72,7 @@ class LeaseKeeper:
         while not self._stopping.wait(pause_s):
             answered = self._renew_all_or_log()
             # A short outage must not cost a whole period of the lease's life.
-            pause_s = self._settings.renew_period_s * (1.0 if answered else 0.2)
+            pause_s = self._settings.renew_period_s * (1.0 if answered else _NEXT_TRY)
 
     def _renew_all_or_log(self) -> bool:
         try:
