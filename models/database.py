@@ -25,6 +25,10 @@ SQLITE_BUSY_TIMEOUT_MS: Final = 30_000
 POSTGRES_SETTINGS: Final = {
     "synchronous_commit": "on",
     "statement_timeout": "60s",
+    # A client that is gone without a word in the middle of a statement is neither idle nor slow.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
 }
 IDLE_TRANSACTION_S: Final = 60.0  # lines to submit may come slowly, all in one transaction
 _POSTGRES_DRIVERS: Final = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
@@ -221,6 +225,10 @@ def _postgres_arguments(url: URL, idle_transaction_s: float) -> dict[str, Any]:
         "application_name": "nightshift",
         "connect_timeout": 10,
         "tcp_user_timeout": 30_000,  # ms; a dead peer is noticed within a lease
+        # Also by who has sent everything and waits for an answer: the system's own take two hours.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 4,
     }
     # What the URL says wins; of two equal options PostgreSQL takes the last.
     arguments = {name: value for name, value in arguments.items() if name not in url.query}

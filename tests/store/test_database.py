@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -225,6 +226,20 @@ def test_postgresql_never_waits_for_ever_and_commits_for_real(postgres_url: str)
     with connect_database(postgres_url) as database, database.read() as connection:
         for name, value in wanted.items():
             assert connection.execute(text(f"SHOW {name}")).scalar_one() == value
+
+
+def test_both_ends_of_a_connection_ask_whether_the_other_is_there(postgres_url: str) -> None:
+    with connect_database(postgres_url) as database, database.read() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with socket.socket(fileno=os.dup(driver.fileno())) as ours:
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
+        for name, value in {"idle": "10", "interval": "5", "count": "4"}.items():
+            shown = text(f"SHOW tcp_keepalives_{name}")  # as the system has it, not as we asked
+            assert connection.execute(shown).scalar_one() == value
 
 
 def test_a_transaction_left_in_the_middle_frees_its_rows_in_time(postgres_url: str) -> None:
