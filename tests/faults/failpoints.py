@@ -8,8 +8,8 @@ nothing. Written as `POINT:ACTION[:TIMES]`, for example `after_claim:kill:3` for
 from __future__ import annotations
 
 import importlib
-import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -75,10 +75,18 @@ class Failpoint:
     def install(self) -> None:
         """From now on this process ends or stops there."""
         step = POINTS[self.point]
-        counter = _Counter(self.times, lambda: os.kill(os.getpid(), ACTIONS[self.action]))
+        counter = _Counter(self.times, lambda: _strike(ACTIONS[self.action]))
         for target in step.targets:
             owner, name = _find(target)
             setattr(owner, name, _wrapped(getattr(owner, name), step, counter))
+
+
+def _strike(number: signal.Signals) -> None:
+    """Nothing after this runs: a signal to the whole process may be another thread's to take.
+
+    Then this thread would go on until that one has had its turn.
+    """
+    signal.pthread_kill(threading.get_ident(), number)
 
 
 class _Counter:

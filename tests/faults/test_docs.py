@@ -14,7 +14,10 @@ OF_FAULTS = ("worker_faults", "redis_faults", "database_faults", "submit_faults"
 OF_PROMISES = "promises"
 N_PROMISES = 10
 N_FAULTS = 23
-ABOUT_TOOLS = {"test_a_failpoint_must_exist"}
+ABOUT_TOOLS = {
+    "test_a_failpoint_must_exist",
+    "test_nothing_runs_after_a_failpoint_that_pauses",
+}
 
 
 def rows(first: str) -> list[str]:

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import func, select
 
 from models.tables import batches, chunks, files, requests
-from tests.celery.cluster import PROJECT
+from tests.celery.cluster import PROJECT, wait_for
 from tests.faults.batches import plain, submit
 from tests.faults.failpoints import POINTS, Failpoint, Step
 from tests.faults.rig import Rig
@@ -49,6 +51,22 @@ def test_a_submitter_that_dies_leaves_nothing(faults: Rig) -> None:
     )
     assert ended.returncode == -signal.SIGKILL
     assert n_rows(faults) == [0, 0, 0, 0]
+
+
+def test_nothing_runs_after_a_failpoint_that_pauses(tmp_path: Path) -> None:
+    passed = tmp_path / "passed"
+    program = (
+        "import pathlib, sys, threading; from tests.faults import failpoints as f\n"
+        "def run(): f._strike(f.ACTIONS['pause']); pathlib.Path(sys.argv[1]).touch()\n"
+        "thread = threading.Thread(target=run); thread.start(); thread.join()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(passed)], cwd=PROJECT) as paused:
+        process = psutil.Process(paused.pid)
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED, "it is paused")
+        assert not passed.exists()
+        process.resume()
+        assert paused.wait() == 0
+    assert passed.exists()
 
 
 def test_a_failpoint_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
