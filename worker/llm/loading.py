@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.errors import ArtifactError, UnsupportedModel
@@ -31,6 +30,7 @@ from worker.llm.native.linear import CompiledLinear, is_compiled_faster
 from worker.llm.native.operations import NativeOperations, fits
 from worker.llm.operations import HeadNorms
 from worker.llm.quantize import stored_layout
+from worker.llm.tensor_file import open_tensors
 
 SMALL_TENSOR_BYTES = 1 << 20
 INT8_INPUTS = (1 << 17) - 1  # of a layer: the sum of more products of 128 * 128 exceeds 32 bits
@@ -52,14 +52,14 @@ class StoredTensors(Mapping[str, Tensor]):
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._files = {name: path for path in files for name in _open(path).keys()}  # noqa: SIM118
+        self._files = {name: path for path in files for name in open_tensors(path).keys()}  # noqa: SIM118
         self._open_path: Path | None = None
         self._open_file: Any = None
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._files[name]
         if path != self._open_path:
-            self._open_path, self._open_file = path, _open(path)
+            self._open_path, self._open_file = path, open_tensors(path)
         tensor: Tensor = self._open_file.get_tensor(name)
         # A view keeps its whole file mapped; small tensors are copied so that they do not.
         return tensor.clone() if tensor.nbytes <= SMALL_TENSOR_BYTES else tensor
@@ -232,12 +232,3 @@ def checked_tensor(
             f"{dtype}: remove it and add the model again"
         )
     return tensor
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as exc:
-        raise ArtifactError(
-            f"{path} is missing or damaged: remove the artifact and add the model again"
-        ) from exc

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from safetensors import SafetensorError, safe_open
-
 from models.backend_name import BackendName
-from models.errors import ArtifactError
 from worker.backends.threads import SMALL_WEIGHTS_BYTES
 from worker.llm.artifact import Artifact, read_manifest
 from worker.llm.layer_weights import EMBEDDING
 from worker.llm.registry import RegistryEntry
+from worker.llm.tensor_file import open_tensors
 from worker.planning.cache_shape import read_cache_shape
 
 # A worker and its engine without weights and KV cache: two Pythons, torch, a step's activations.
@@ -106,17 +104,12 @@ def _held_twice_bytes(artifact: Artifact) -> int:
         return 0
     rows_bytes = 0
     for path in artifact.tensor_files:
-        try:
-            with safe_open(path, framework="np") as file:
-                names = file.keys()
-                if "lm_head.weight" in names:
-                    return 0
-                if f"{EMBEDDING}.weight" in names:
-                    rows = file.get_slice(f"{EMBEDDING}.weight")
-                    is_quantized = rows.get_dtype() in ("I8", "U8")
-                    rows_bytes = math.prod(rows.get_shape()) if is_quantized else 0
-        except (OSError, SafetensorError) as exc:
-            raise ArtifactError(
-                f"{path} is missing or damaged: remove the artifact and add the model again"
-            ) from exc
+        with open_tensors(path, framework="np") as file:
+            names = file.keys()
+            if "lm_head.weight" in names:
+                return 0
+            if f"{EMBEDDING}.weight" in names:
+                rows = file.get_slice(f"{EMBEDDING}.weight")
+                is_quantized = rows.get_dtype() in ("I8", "U8")
+                rows_bytes = math.prod(rows.get_shape()) if is_quantized else 0
     return rows_bytes
